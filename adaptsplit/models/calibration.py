@@ -1,0 +1,173 @@
+"""Calibration: one temperature per answer (Guo et al. 2017), expected calibration error and reliability tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from adaptsplit.frames.base import FrameSource
+from adaptsplit.models.architecture import SplitModel
+from adaptsplit.models.layers import quantise
+from adaptsplit.models.recipe import Calibration
+
+BINS = 15
+LOG_RANGE = (-3.0, 3.0)
+EVALUATION_BATCH = 16
+
+Logits = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bar of a reliability diagram: cells with a confidence in [low, low + 1/15)."""
+
+    low: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted temperature and what it changed, on the cells it was fitted on."""
+
+    temperature: float
+    accuracy: float
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    reliability_before: tuple[Bin, ...]
+    reliability_after: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Raw logits (cells, K) of every answer over some frames, and labels (cells,): full, per exit, per tail."""
+
+    labels: Labels
+    full: Logits
+    exits: dict[str, Logits]
+    tails: dict[str, Logits]
+
+
+def nll(logits: Logits, labels: Labels, temperature: float) -> float:
+    """Return the mean negative log-likelihood, nats per cell."""
+    scaled = logits / temperature
+    scaled = scaled - scaled.max(-1, keepdims=True)
+    right = scaled[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(scaled).sum(-1)) - right).mean())
+
+
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """Return the temperature in [e^-3, e^3] that minimises the NLL (golden-section search; unimodal in log T)."""
+    low, high = LOG_RANGE
+    ratio = (5**0.5 - 1) / 2
+    for _ in range(40):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if nll(logits, labels, float(np.exp(left))) < nll(logits, labels, float(np.exp(right))):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def reliability(logits: Logits, labels: Labels, temperature: float) -> tuple[Bin, ...]:
+    """Return the 15 bins of the reliability diagram; an empty bin has nan nowhere but zeros."""
+    scaled = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+    confidence = (scaled / scaled.sum(-1, keepdims=True)).max(-1)
+    right = logits.argmax(-1) == labels
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bins = []
+    for i in range(BINS):
+        inside = place == i
+        count = int(inside.sum())
+        means = (float(confidence[inside].mean()), float(right[inside].mean())) if count else (0.0, 0.0)
+        bins.append(Bin(round(i / BINS, 4), count, round(means[0], 5), round(means[1], 5)))
+    return tuple(bins)
+
+
+def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
+    """Return the ECE: mean gap between confidence and accuracy, weighted by cells (Naeini et al. 2015)."""
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / max(1, total)
+
+
+def fit_answer(logits: Logits, labels: Labels) -> Fitted:
+    """Fit one answer's temperature and report calibration before and after."""
+    temperature = fit_temperature(logits, labels)
+    before, after = reliability(logits, labels, 1.0), reliability(logits, labels, temperature)
+    return Fitted(
+        temperature=temperature,
+        accuracy=float((logits.argmax(-1) == labels).mean()),
+        nll_before=nll(logits, labels, 1.0),
+        nll_after=nll(logits, labels, temperature),
+        ece_before=expected_calibration_error(before),
+        ece_after=expected_calibration_error(after),
+        reliability_before=before,
+        reliability_after=after,
+    )
+
+
+def collect(model: SplitModel, source: FrameSource, count: int, bits: int) -> Outputs:
+    """Run ``count`` frames, spread evenly over ``source``, through every answer; tails see ``bits``-bit features."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
+    labels, full = [], []
+    exits: dict[str, list[Logits]] = {name: [] for name in model.branches}
+    tails: dict[str, list[Logits]] = {name: [] for name in model.branches}
+    model.eval()
+    for start in range(0, len(chosen), EVALUATION_BATCH):
+        frames = [source.frame(int(i)) for i in chosen[start : start + EVALUATION_BATCH]]
+        truth = np.stack([frame.labels for frame in frames]).astype(np.int64).reshape(-1)
+        known = truth >= 0
+        image = torch.from_numpy(np.stack([frame.image for frame in frames])).permute(0, 3, 1, 2).float() / 255
+        labels.append(truth[known])
+        with torch.no_grad():
+            maps = model.maps(image)
+            full.append(_cells(model.tail(maps[list(maps)[-1]]), known))
+            for name in model.branches:
+                branch = model.branch(name)
+                at_cut = maps[branch.config.cut]
+                features = quantise(branch.encoder(at_cut), bits, per_channel=True)
+                exits[name].append(_cells(branch.exit(at_cut), known))
+                tails[name].append(_cells(model.remote(name, features), known))
+    return Outputs(
+        np.concatenate(labels),
+        np.concatenate(full),
+        {name: np.concatenate(parts) for name, parts in exits.items()},
+        {name: np.concatenate(parts) for name, parts in tails.items()},
+    )
+
+
+def calibrate(model: SplitModel, source: FrameSource, settings: Calibration) -> dict[str, Any]:
+    """Fit every temperature of ``model`` in place on ``source`` and return the report for ``model.json``."""
+    for buffer in _temperatures(model).values():
+        buffer.fill_(1.0)
+    outputs = collect(model, source, settings.frames, settings.bits)
+    logits = {"full": outputs.full}
+    logits |= {f"exit:{name}": value for name, value in outputs.exits.items()}
+    logits |= {f"tail:{name}": value for name, value in outputs.tails.items()}
+    fitted = {name: fit_answer(value, outputs.labels) for name, value in logits.items()}
+    for name, buffer in _temperatures(model).items():
+        buffer.fill_(fitted[name].temperature)
+    answers = {name: asdict(value) for name, value in fitted.items()}
+    return {"split": source.split, "cells": len(outputs.labels), "bits": settings.bits, "answers": answers}
+
+
+def _temperatures(model: SplitModel) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {"full": model.full_temperature}
+    for name in model.branches:
+        found[f"exit:{name}"] = model.branch(name).exit.temperature
+        found[f"tail:{name}"] = model.branch(name).tail_temperature
+    return found
+
+
+def _cells(logits: Tensor, known: npt.NDArray[np.bool_]) -> Logits:
+    flat: Logits = logits.flatten(0, 1).double().numpy()[known]
+    return flat

@@ -1,0 +1,136 @@
+"""The profile: a table of measured outcomes of a real split model under real codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit.decision import BranchSpec, DecisionSpace
+from adaptsplit.errors import ConfigError, ProfileError
+from adaptsplit.profiles.arrays import NAMES, AnyArray, check_arrays
+from adaptsplit.profiles.card import Measured, ModelRef
+from adaptsplit.profiles.summary import ProfileSummary, summarise
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Measured outcomes of one split: N frames x B branches x R rates; stage times as Q = 32 quantiles (seconds).
+
+    The arrays, their types and ranges stand in ``adaptsplit.profiles.arrays.SPECS``; ProfileError names a violation.
+    ``offload`` carries its fallback's exit answer and head time. ``local`` carries the full model's answer as exit and
+    tail, its time as ``head_s``, no bytes. A branch with fewer than R rates repeats its last one. Times are those of
+    the measuring host; ``host_macs_per_s`` scales them to a device preset (``adaptsplit.devices.scale_factor``).
+    Quality, agreement and summaries are derived by the methods, never stored.
+    """
+
+    split: str
+    branches: tuple[BranchSpec, ...]
+    classes: tuple[str, ...]
+    model: ModelRef
+    measured: Measured
+    index: NDArray[np.int32]
+    segment: NDArray[np.int32]
+    labels: NDArray[np.int16]
+    sharpness: Floats
+    difference: Floats
+    image_hash: NDArray[np.uint8]
+    exit_prediction: NDArray[np.uint8]
+    exit_confidence: Floats
+    tail_prediction: NDArray[np.uint8]
+    tail_confidence: Floats
+    payload_bytes: NDArray[np.int32]
+    head_s: Floats
+    encode_s: Floats
+    tail_s: Floats
+    signal_s: Floats
+
+    def __post_init__(self) -> None:
+        try:
+            space = self.space()
+        except ConfigError as error:
+            raise ProfileError(f"branches: {error}") from error
+        check_arrays(self.arrays(), *space.shape[:2], len(self.classes))
+        for array in self.arrays().values():
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        """Number of frames N."""
+        return len(self.labels)
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """Every array by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in NAMES}
+
+    def space(self, thresholds: Sequence[float] | None = None) -> DecisionSpace:
+        """The decision space over this profile's branches and ``thresholds`` (default: the library's)."""
+        return DecisionSpace(self.branches) if thresholds is None else DecisionSpace(self.branches, tuple(thresholds))
+
+    @property
+    def host_macs_per_s(self) -> float:
+        """Effective MAC rate of the measuring host on this very model."""
+        return self.measured.host.macs_per_s
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Runs of consecutive frames of one flight as (first row, number of rows)."""
+        breaks = (np.diff(self.segment) != 0) | (np.diff(self.index) != 1)
+        starts = [0, *(int(i) + 1 for i in np.flatnonzero(breaks))]
+        return [(a, b - a) for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
+
+    def exit_quality(self) -> Floats:
+        """(N, B) fraction of labelled cells that the exit gets right; NaN for a frame without labels."""
+        return _fraction(self.exit_prediction == self.labels[:, None], self.labels[:, None] >= 0)
+
+    def tail_quality(self) -> Floats:
+        """(N, B, R) fraction of labelled cells that the tail gets right; NaN for a frame without labels."""
+        labels = self.labels[:, None, None]
+        return _fraction(self.tail_prediction == labels, labels >= 0)
+
+    def agreement(self) -> Floats:
+        """(N, B, R) fraction of cells on which exit and tail agree."""
+        same = self.exit_prediction[:, :, None] == self.tail_prediction
+        return same.mean(axis=-1, dtype=np.float32)
+
+    def summary(self) -> ProfileSummary:
+        """What rule controllers need (``ProfileSummary``); measured on this split, so take policy-train's."""
+        tail, exits = self.tail_quality(), self.exit_quality()
+        if np.isnan(exits).all():
+            tail, exits = self.tail_confidence, self.exit_confidence
+        times = {
+            name: np.median(self.arrays()[name], axis=-1).astype(np.float64)
+            for name in ("head_s", "encode_s", "tail_s", "signal_s")
+        }
+        names = tuple(branch.name for branch in self.branches)
+        return summarise(names, exits, tail, self.exit_confidence, self.payload_bytes, times)
+
+    def describe(self) -> str:
+        """A text table for people: branch x rate with bytes, quality and stage times."""
+        from adaptsplit.profiles.describe import describe
+
+        return describe(self)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``profile-{split}.npz`` and add the split to ``profile.json``; returns the npz file's path."""
+        from adaptsplit.profiles.storage import save
+
+        return save(self, Path(folder))
+
+    @staticmethod
+    def load(folder: Path | str, split: str) -> Profile:
+        """Read and verify one split of a PROFILE folder; ProfileError says file, array, fault and cure."""
+        from adaptsplit.profiles.storage import load
+
+        return load(Path(folder), split)
+
+
+def _fraction(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> Floats:
+    """Mean of ``right`` over the counted cells of the last axis; NaN where none is counted."""
+    counts = counted.sum(axis=-1, dtype=np.float32)
+    hits = (right & counted).sum(axis=-1, dtype=np.float32)
+    return np.where(counts > 0, hits / np.maximum(counts, 1), np.nan).astype(np.float32)

@@ -1,0 +1,20 @@
+"""onnxruntime sessions for heads, exits and tail, and policies in plain numpy. Imports no torch."""
+
+from adaptsplit.runtime.device import DeviceRuntime, EdgeRuntime
+from adaptsplit.runtime.folder import BranchCard, FullCard, ModelCard, ModelFolder
+from adaptsplit.runtime.policy import PolicyNetwork, mlp
+from adaptsplit.runtime.sessions import Answer, HeadResult, softmax
+
+__all__ = [
+    "Answer",
+    "BranchCard",
+    "DeviceRuntime",
+    "EdgeRuntime",
+    "FullCard",
+    "HeadResult",
+    "ModelCard",
+    "ModelFolder",
+    "PolicyNetwork",
+    "mlp",
+    "softmax",
+]

@@ -1,0 +1,150 @@
+"""The model folder: ``model.json`` and the ONNX files that it lists with their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from adaptsplit.config import Config, parse
+from adaptsplit.errors import ConfigError, ModelError
+
+MODEL_FILE = "model.json"
+MAX_CARD_BYTES = 4 << 20
+MAX_FILE_BYTES = 256 << 20
+
+Count = Annotated[int, Field(ge=0)]
+Temperature = Annotated[float, Field(gt=0.0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+BranchName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
+
+
+class InputCard(Config):
+    """Image size, pixels."""
+
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+
+
+class BranchCard(Config):
+    """One head branch. ``temperature`` is inside the exit's ONNX already, ``tail_temperature`` is not."""
+
+    name: BranchName
+    depth: Count
+    cut: str
+    bottleneck: tuple[int, int, int]
+    macs_head: Count
+    macs_exit: Count
+    macs_decoder: Count
+    temperature: Temperature
+    tail_temperature: Temperature
+
+
+class FullCard(Config):
+    """The full model: MACs of trunk and tail, temperature of its answer."""
+
+    macs_features: Count
+    macs_tail: Count
+    temperature: Temperature
+
+
+class ModelCard(Config):
+    """The content of ``model.json``."""
+
+    schema_: Literal["adaptsplit.model/1"] = Field(alias="schema")
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2, max_length=255)
+    input: InputCard
+    cells: tuple[int, int]
+    branches: tuple[BranchCard, ...] = Field(min_length=1)
+    full: FullCard
+    params: Count
+    training: dict[str, Any]
+    calibration: dict[str, Any]
+    files: dict[FileName, Sha256]
+    training_files: dict[FileName, Sha256] = Field(default_factory=dict)
+
+    @property
+    def macs_full(self) -> int:
+        """MACs of the full model, per frame."""
+        return self.full.macs_features + self.full.macs_tail
+
+    def branch(self, name: str) -> BranchCard:
+        """Return the card of branch ``name``; ModelError lists the known ones."""
+        for card in self.branches:
+            if card.name == name:
+                return card
+        known = ", ".join(card.name for card in self.branches)
+        raise ModelError(f"model {self.name!r} has no branch {name!r}; its branches are {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A verified model folder. ``digest`` (SHA-256 of model.json, which lists all hashes) identifies the model."""
+
+    path: Path
+    card: ModelCard
+    digest: str
+
+    @staticmethod
+    def open(path: str | Path) -> ModelFolder:
+        """Read and verify a model folder; ModelError names the file at fault and the cure."""
+        folder = Path(path)
+        data = _read(folder / MODEL_FILE, MAX_CARD_BYTES)
+        card = _card(data, folder / MODEL_FILE)
+        missing = [name for name in _needed(card) if name not in card.files]
+        if missing:
+            raise ModelError(f"{folder / MODEL_FILE}: lists no file {missing[0]!r}; make the model folder again")
+        for name, expected in card.files.items():
+            check_file(folder / name, expected)
+        return ModelFolder(folder, card, hashlib.sha256(data).hexdigest())
+
+    def file(self, name: str) -> Path:
+        """Return the path of a listed file; ModelError when it is not listed."""
+        if name not in self.card.files:
+            raise ModelError(f"{self.path}: {name!r} is not a file of this model")
+        return self.path / name
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Raise ModelError unless the file's SHA-256 is ``expected``."""
+    found = hashlib.sha256(_read(path, MAX_FILE_BYTES)).hexdigest()
+    if found != expected:
+        raise ModelError(
+            f"{path}: SHA-256 {found[:12]}..., but {MODEL_FILE} says {expected[:12]}...; the file is damaged or "
+            "belongs to another model: copy the folder again, or run `adaptsplit fit` again"
+        )
+
+
+def _needed(card: ModelCard) -> list[str]:
+    heads = [f"{kind}-{branch.name}.onnx" for branch in card.branches for kind in ("head", "decoder")]
+    return [*heads, "trunk.onnx", "tail.onnx"]
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        if path.stat().st_size > limit:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes; at most {limit} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}); a model folder is what `adaptsplit fit` writes"
+        ) from error
+
+
+def _card(data: bytes, path: Path) -> ModelCard:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error}); copy the folder again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    try:
+        return parse(ModelCard, value, str(path))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error

@@ -1,0 +1,89 @@
+"""onnxruntime sessions with fixed thread counts, and the two small functions that turn logits into answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from adaptsplit.errors import ModelError
+
+FloatArray = npt.NDArray[np.float32]
+SILENT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer for one frame: per cell the class (16,) uint8 and probabilities (16, K), and the frame's confidence.
+
+    The confidence is the mean over cells of the largest probability: the expected share of right cells.
+    """
+
+    prediction: npt.NDArray[np.uint8]
+    probabilities: FloatArray
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadResult:
+    """What a head gives: features (C, H, W) float32 to be sent, and the exit's answer, as in :class:`Answer`."""
+
+    features: FloatArray
+    exit_probabilities: FloatArray
+    exit_confidence: float
+    prediction: npt.NDArray[np.uint8]
+
+
+def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Return a CPU session for the ONNX file ``path``; ModelError when onnxruntime refuses it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = SILENT
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise ModelError(f"{path}: onnxruntime cannot load it ({error}); make the model folder again") from error
+
+
+def run_session(session: onnxruntime.InferenceSession, inputs: Mapping[str, FloatArray]) -> list[FloatArray]:
+    """Run ``session``; ModelError names expected and given shapes when the inputs do not fit."""
+    for need in session.get_inputs():
+        given = inputs.get(need.name)
+        if given is None or list(given.shape) != list(need.shape):
+            shape = None if given is None else list(given.shape)
+            raise ModelError(f"input {need.name!r} has shape {shape}, the model takes {list(need.shape)}")
+    outputs: list[FloatArray] = session.run(None, dict(inputs))
+    return outputs
+
+
+def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
+    """Return probabilities (..., K) of ``logits / temperature``."""
+    scaled = (logits - logits.max(-1, keepdims=True)) / np.float32(temperature)
+    exponentials = np.exp(scaled)
+    result: FloatArray = exponentials / exponentials.sum(-1, keepdims=True)
+    return result
+
+
+def to_answer(logits: FloatArray, temperature: float = 1.0) -> Answer:
+    """Turn logits (16, K) into an :class:`Answer`."""
+    probabilities = softmax(logits, temperature)
+    return Answer(
+        prediction=probabilities.argmax(-1).astype(np.uint8),
+        probabilities=probabilities,
+        confidence=float(probabilities.max(-1).mean()),
+    )
+
+
+def to_input(image: npt.NDArray[np.uint8], height: int, width: int) -> FloatArray:
+    """Turn an RGB image (height, width, 3) uint8 into a model input (1, 3, height, width) float32 in [0, 1]."""
+    if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        raise ModelError(
+            f"image of shape {image.shape} and type {image.dtype}; the model takes ({height}, {width}, 3) uint8"
+        )
+    scaled = image.astype(np.float32) * np.float32(1 / 255)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))[None]

@@ -1,0 +1,94 @@
+"""From a name on the command line to a controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+# Importing the modules registers their controllers.
+from adaptsplit.agents import rules as _rules  # noqa: F401
+from adaptsplit.agents import static as _static
+from adaptsplit.agents.base import ControllerContext, Factory, Kind, RewardWeights
+from adaptsplit.agents.policy import load_policy
+from adaptsplit.controller import Controller, controllers
+from adaptsplit.decision import DecisionSpace
+from adaptsplit.errors import ConfigError, UnknownNameError
+from adaptsplit.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from adaptsplit.profiles import ProfileSummary
+    from adaptsplit.scenario import Scenario
+
+POLICY_FILE = "policy.npz"
+DEFAULT_BLOCK = 50
+
+
+def build_controller(
+    name: str,
+    space: DecisionSpace,
+    summary: ProfileSummary | None,
+    context: ControllerContext,
+    block: int = DEFAULT_BLOCK,
+) -> Controller:
+    """Return the controller called ``name``: ``FAMILY[:ARGUMENT]``, a run's folder, or several with commas between.
+
+    Several give an ``InterleavedController`` in blocks of ``block`` frames. UnknownNameError for a name that nothing
+    answers to, ConfigError for an argument or a run that does not fit the decision space.
+    """
+    names = [part.strip() for part in name.split(",") if part.strip()]
+    if len(names) > 1:
+        parts = [build_controller(part, space, summary, context) for part in names]
+        return _static.InterleavedController(parts, block)
+    name = names[0] if names else ""
+    folder = Path(name)
+    if name and (folder / POLICY_FILE).is_file():
+        return load_run(folder, space)
+    family, _, argument = name.partition(":")
+    if family not in controllers:
+        known = ", ".join(controllers.names())
+        raise UnknownNameError(
+            f"unknown controller {name!r}{did_you_mean(family, controllers.names())} Known: {known}, "
+            f"or the folder of a run of 'adaptsplit train' (it holds {POLICY_FILE})."
+        )
+    return cast("Factory", controllers.get(family))(space, summary, context, argument)
+
+
+def load_run(folder: Path, space: DecisionSpace) -> Controller:
+    """Return the policy of a run's folder, named as the folder; ConfigError when it was trained for another space."""
+    policy = load_policy(folder / POLICY_FILE, folder.resolve().name)
+    if policy.space != space:
+        raise ConfigError(
+            f"{folder}: trained for another decision space (branches, codecs or thresholds differ from the "
+            "scenario's); train it again on this scenario"
+        )
+    return policy
+
+
+def make_controller(name: str, scenario: Scenario, block: int = DEFAULT_BLOCK) -> Controller:
+    """Return the controller called ``name`` for a scenario; see ``build_controller``."""
+    return build_controller(name, scenario.space, scenario.summary(), context_of(scenario), block)
+
+
+def context_of(scenario: Scenario) -> ControllerContext:
+    """Return the constants of a scenario that controllers may use."""
+    objective, compute, radio = scenario.objective, scenario.compute, scenario.radio
+    weights = {key: getattr(objective, key) for key in RewardWeights.model_fields}
+    return ControllerContext(
+        fps=scenario.fps,
+        deadline_s=scenario.deadline_s,
+        window=scenario.window,
+        stage_scale=scenario.stage_scale,
+        weights=RewardWeights(**weights),
+        decision_s=scenario.decision_s,
+        compute_w=compute.active_w - compute.idle_w,
+        radio_w=radio.beta_w - radio.tail_w,
+        radio_j_per_bit=radio.alpha_w_per_mbps * 1e-6,
+        goodput_bps=scenario.priors.goodput_bps,
+        rtt_s=scenario.priors.rtt_s,
+        server_s=scenario.priors.server_s,
+    )
+
+
+def kind_of(controller: Controller) -> Kind:
+    """Return how results list a controller: static, random, rule, learned, interleaved or oracle."""
+    return cast("Kind", getattr(controller, "kind", "rule"))

@@ -1,0 +1,183 @@
+"""MQTT by paho, with its traps closed.
+
+* TCP_NODELAY on every socket (else Nagle and delayed acknowledgements cost about 44 ms a round trip);
+* callbacks never raise: an exception in one would end paho's network thread while it still looks connected;
+* the network loop runs in a thread of ours that starts it again whatever ends it;
+* nothing is queued while disconnected, and whatever paho still holds is dropped on reconnection: what a device sends is
+  worth something now or never. Retained self-descriptions are published anew by ``on_link(True)``;
+* keep-alive of 4 s (a silent link is noticed after about 7 s), reconnection after 1 to 4 s with jitter.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paho.mqtt.client as paho
+
+from adaptsplit.device_bridge.transport import BrokerAddress, OnLink, OnMessage, Will
+from adaptsplit.errors import RunError
+
+log = logging.getLogger("adaptsplit.mqtt")
+
+KEEPALIVE_S = 4
+MAX_QUEUED = 64
+_RECONNECT_MIN_S, _RECONNECT_MAX_S = 1, 4
+
+
+def tune_socket(sock: socket.socket, send_buffer: int | None = None) -> None:
+    """Set TCP_NODELAY, and a small send buffer where the queue must stand in the application."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+
+
+class MqttTransport:
+    """One MQTT connection (3.1.1, clean session). See the module's text; ``Transport`` is its protocol."""
+
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        client_id: str,
+        filters: Sequence[str],
+        on_message: OnMessage,
+        on_link: OnLink | None = None,
+        *,
+        will: Will | None = None,
+        qos: int = 0,
+        send_buffer: int | None = None,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.connected = threading.Event()
+        self._broker = broker
+        self._filters = [(topic, qos) for topic in filters]
+        self._on_message = on_message
+        self._on_link = on_link
+        self._send_buffer = send_buffer
+        self._closing = threading.Event()
+        self._client = self._make_client(client_id, will)
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{client_id}", daemon=True)
+        self._thread.start()
+
+    def _make_client(self, client_id: str, will: Will | None) -> Any:
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.reconnect_delay_set(_RECONNECT_MIN_S, _RECONNECT_MAX_S)
+        client.connect_timeout = 3.0
+        if self._broker.user is not None:
+            client.username_pw_set(self._broker.user, self._broker.password)
+        if self._broker.tls:
+            client.tls_set()
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_socket_open = self._guard(self._socket_opened)
+        client.on_connect = self._guard(self._connected)
+        client.on_disconnect = self._guard(self._disconnected)
+        client.on_message = self._guard(self._received)
+        return client
+
+    # ---- Transport ----------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Hand a message to paho if connected; False otherwise (nothing is queued for later)."""
+        if not self.connected.is_set():
+            self.counts["not_connected"] += 1
+            return False
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        return bool(info.rc == paho.MQTT_ERR_SUCCESS)
+
+    def publish_latest(self, topic: str, payload: bytes) -> bool:
+        """Publish at QoS 0 unless older output still waits for the socket: then this value is skipped, not queued."""
+        if self._client.want_write():
+            self.counts["skipped_latest"] += 1
+            return False
+        return self.publish(topic, payload)
+
+    def close(self) -> None:
+        """Send what is queued, disconnect cleanly, end the thread."""
+        until = time.monotonic() + 1.0
+        while self.connected.is_set() and self._client.want_write() and time.monotonic() < until:
+            time.sleep(0.005)
+        self._closing.set()
+        self._client.disconnect()
+        self._thread.join(timeout=5.0)
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Block until connected; RunError with the cure after ``timeout_s``."""
+        if not self.connected.wait(timeout_s):
+            where = f"mqtt://{self._broker.host}:{self._broker.port}"
+            raise RunError(f"no MQTT broker answers at {where}; start one with: adaptsplit broker --port {self._broker.port}")
+
+    # ---- paho's callbacks ---------------------------------------------------------------------------------------------
+
+    def _guard(self, function: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*arguments: Any) -> None:
+            try:
+                function(*arguments)
+            except Exception:
+                self.counts["callback_errors"] += 1
+                log.exception("callback failed")
+
+        return guarded
+
+    def _socket_opened(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        tune_socket(sock, self._send_buffer)
+
+    def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            self.counts["refused"] += 1
+            log.warning("broker refuses the connection: %s", reason)
+            return
+        client.drop_out_messages()
+        if self._filters:
+            client.subscribe(self._filters)
+        self.counts["connected"] += 1
+        self.connected.set()
+        if self._on_link is not None:
+            self._on_link(True)
+
+    def _disconnected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        was = self.connected.is_set()
+        self.connected.clear()
+        if was and self._on_link is not None and not self._closing.is_set():
+            self._on_link(False)
+
+    def _received(self, client: Any, userdata: Any, message: Any) -> None:
+        self._on_message(message.topic, message.payload)
+
+    # ---- the network thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """Connect, loop, and start again whatever ended it."""
+        delay = float(_RECONNECT_MIN_S)
+        while not self._closing.is_set():
+            try:
+                self._client.connect(self._broker.host, self._broker.port, keepalive=KEEPALIVE_S)
+                while not self._closing.is_set() and self._client.loop(timeout=0.5) == paho.MQTT_ERR_SUCCESS:
+                    delay = float(_RECONNECT_MIN_S) if self.connected.is_set() else delay
+            except OSError as error:
+                log.info("broker unreachable: %s", error)
+            except Exception:
+                self.counts["loop_errors"] += 1
+                log.exception("network loop failed")
+            self._lost()
+            self._closing.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(2.0 * delay, float(_RECONNECT_MAX_S))
+        self._drain()
+
+    def _lost(self) -> None:
+        """Report a loss that paho has not reported itself."""
+        if self.connected.is_set():
+            self._guard(self._disconnected)(self._client, None, None, None, None)
+
+    def _drain(self) -> None:
+        """Give the clean DISCONNECT a moment to leave."""
+        for _ in range(4):
+            if self._client.loop(timeout=0.02) != paho.MQTT_ERR_SUCCESS:
+                return

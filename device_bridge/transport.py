@@ -1,0 +1,159 @@
+"""How messages travel: a small protocol that session code needs, and an in-memory form of it for tests."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from adaptsplit.errors import ConfigError
+
+OnMessage = Callable[[str, bytes], None]
+OnLink = Callable[[bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker listens; parsed from ``mqtt://[user:password@]host[:port]`` or ``mqtts://...`` (TLS)."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> BrokerAddress:
+        """Parse a URL; ConfigError says what was expected."""
+        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"broker {url!r}: {error}; expected mqtt://HOST:PORT") from error
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
+            raise ConfigError(f"broker {url!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
+        tls = parts.scheme == "mqtts"
+        user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
+        return cls(parts.hostname, port or (8883 if tls else 1883), user, password, tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """The last will: what the broker publishes (QoS 1, retained) when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+class Transport(Protocol):
+    """One connection. Callbacks run on the transport's thread, must return soon, and may raise without harm."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Hand a message over; False when it cannot leave now (nothing is queued for later)."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect cleanly (the last will is not published)."""
+        ...
+
+
+class MemoryHub:
+    """A broker in memory with a constant one-way delay and a clock that the test moves.
+
+    >>> hub = MemoryHub(delay_s=0.5)
+    >>> seen = []
+    >>> link = hub.connect(["a/+"], lambda topic, payload: seen.append((topic, payload)))
+    >>> link.publish("a/b", b"x")
+    True
+    >>> hub.run_until(0.4); seen
+    []
+    >>> hub.run_until(0.5); seen
+    [('a/b', b'x')]
+    """
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.now = 0.0
+        self.delay_s = delay_s
+        self._clients: list[MemoryTransport] = []
+        self._queue: list[tuple[float, int, MemoryTransport, str, bytes]] = []
+        self._retained: dict[str, bytes] = {}
+        self._order = itertools.count()
+
+    def connect(self, filters: list[str], on_message: OnMessage, will: Will | None = None) -> MemoryTransport:
+        """Return a connected client that is subscribed to ``filters``."""
+        client = MemoryTransport(self, filters, on_message, will)
+        self._clients.append(client)
+        for topic, payload in self._retained.items():
+            self._post(client, topic, payload)
+        return client
+
+    def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        """Deliver to every subscriber after the delay."""
+        if retain:
+            self._retained[topic] = payload
+        for client in self._clients:
+            self._post(client, topic, payload)
+
+    def drop(self, client: MemoryTransport, *, clean: bool) -> None:
+        """Remove a client; its will is published when it was not closed cleanly."""
+        if client in self._clients:
+            self._clients.remove(client)
+            if client.will is not None and not clean:
+                self.publish(client.will.topic, client.will.payload, retain=True)
+
+    def run_until(self, now: float) -> None:
+        """Deliver everything due up to ``now``, in order of time, and set the clock."""
+        while self._queue and self._queue[0][0] <= now:
+            self.now, _, client, topic, payload = heapq.heappop(self._queue)
+            if client in self._clients:
+                client.on_message(topic, payload)
+        self.now = now
+
+    def next_delivery(self) -> float:
+        """Return when the next message is due (infinity: none is under way)."""
+        return self._queue[0][0] if self._queue else float("inf")
+
+    def _post(self, client: MemoryTransport, topic: str, payload: bytes) -> None:
+        if any(topic_matches(pattern, topic) for pattern in client.filters):
+            heapq.heappush(self._queue, (self.now + self.delay_s, next(self._order), client, topic, payload))
+
+
+class MemoryTransport:
+    """One client of a ``MemoryHub``."""
+
+    def __init__(self, hub: MemoryHub, filters: list[str], on_message: OnMessage, will: Will | None) -> None:
+        self.filters = filters
+        self.on_message = on_message
+        self.will = will
+        self._hub = hub
+        self._open = True
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Deliver through the hub; False once closed."""
+        if self._open:
+            self._hub.publish(topic, payload, retain)
+        return self._open
+
+    def close(self) -> None:
+        """Leave without a will."""
+        self._open = False
+        self._hub.drop(self, clean=True)
+
+    def break_off(self) -> None:
+        """Leave as a killed process does: the will is published."""
+        self._open = False
+        self._hub.drop(self, clean=False)
+
+
+def topic_matches(pattern: str, topic: str) -> bool:
+    """Tell whether an MQTT filter (``+`` one level, trailing ``#`` the rest) matches a topic."""
+    wanted, levels = pattern.split("/"), topic.split("/")
+    for i, part in enumerate(wanted):
+        if part == "#":
+            return True
+        if i >= len(levels) or part not in ("+", levels[i]):
+            return False
+    return len(wanted) == len(levels)

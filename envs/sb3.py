@@ -1,0 +1,101 @@
+"""The stable-baselines3 shell over the batched simulator (SB3 does not take a Gymnasium VectorEnv)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from adaptsplit.envs.simulator import Simulator
+from adaptsplit.envs.split_env import Actions, action_space, observation_space, to_decisions
+from adaptsplit.envs.vector_env import Episodes
+from adaptsplit.envs.world import build_world
+from adaptsplit.scenario import Scenario
+
+Array = NDArray[Any]
+
+
+class SplitVecEnv(VecEnv):
+    """n devices of one scenario as an SB3 ``VecEnv``; infos carry ``terminal_observation`` and ``episode`` (r, l)."""
+
+    def __init__(
+        self, scenario: Scenario, num_envs: int, split: str = "train", seed: int = 0, actions: Actions = "flat"
+    ) -> None:
+        self.scenario, self.decisions, self.actions = scenario, scenario.space, actions
+        self.simulator = Simulator(build_world(scenario, split), num_envs)
+        self.render_mode = None
+        self._episodes = Episodes(num_envs, seed)
+        self._taken: Array = np.zeros((num_envs, 3), dtype=np.int64)
+        self._return = np.zeros(num_envs)
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._no_info: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        super().__init__(num_envs, observation_space(), action_space(scenario.space, actions))
+
+    def seed(self, seed: int | None = None) -> Sequence[None | int]:
+        """Name the sequence of episodes that the next ``reset`` starts."""
+        self._episodes = Episodes(self.num_envs, 0 if seed is None else seed)
+        return [seed] * self.num_envs
+
+    def reset(self) -> VecEnvObs:
+        """Start the next episode in every row."""
+        self._return[:], self._steps[:] = 0.0, 0
+        return self.simulator.reset(self._episodes.next(np.arange(self.num_envs))).copy()
+
+    def step_async(self, actions: Array) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._taken = to_decisions(self.decisions, self.actions, actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Take the kept actions; finished rows start their next episode."""
+        observations, rewards, done = self.simulator.step(self._taken)
+        rewards = rewards.astype(np.float32)
+        self._return += rewards
+        self._steps += 1
+        infos = self._no_info
+        finished = np.flatnonzero(done)
+        if len(finished):
+            infos = self._restart(finished, observations)
+        return self.simulator.observations.copy(), rewards, done, infos
+
+    def _restart(self, finished: Array, observations: Array) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        terminated = self.simulator.terminated
+        for row in finished:
+            infos[row] = {
+                "terminal_observation": observations[row].copy(),
+                "TimeLimit.truncated": not terminated[row],
+                "episode": {"r": float(self._return[row]), "l": int(self._steps[row]), "t": 0.0},
+            }
+        self._return[finished], self._steps[finished] = 0.0, 0
+        self.simulator.reset_rows(finished, self._episodes.next(finished))
+        return infos
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return the shell's attribute once per row."""
+        return [getattr(self, attr_name)] * len(self._rows(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set the shell's attribute (rows share it)."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of the shell; the answer is repeated per row."""
+        answer = getattr(self, method_name)(*args, **kwargs)
+        return [answer] * len(self._rows(indices))
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Rows are never wrapped."""
+        return [False] * len(self._rows(indices))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the mask of distinct decisions (flattened action space), the same for every row."""
+        return np.ones(len(self.decisions.table), np.bool_) if self.actions == "flat" else self.decisions.masks()[1]
+
+    def _rows(self, indices: VecEnvIndices) -> Iterable[int] | Any:
+        return range(self.num_envs) if indices is None else np.atleast_1d(np.asarray(indices))

@@ -1,0 +1,136 @@
+"""The batched simulator: n independent devices of one world, one state row each. Env, VectorEnv and runner are shells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit import observation
+from adaptsplit.envs.compiled import compiled, episode_seed
+from adaptsplit.envs.core import observe_row, reset_row, step_row
+from adaptsplit.envs.layout import DONE, FRAME, NOW, STATE_SIZE, TERMINATED
+from adaptsplit.envs.world import World
+from adaptsplit.outcome import OUTCOME, Outcomes
+
+Array = NDArray[Any]
+LOG_FRAMES = 32  # how many frames back a frame can still be unsettled while training; evaluation keeps all
+
+
+@compiled
+def reset_rows(w: World, states: Array, seeds: Array, rows: Array, raw: Array, observations: Array) -> None:
+    """Start an episode in each of ``rows`` and write its first observation."""
+    for i in rows:
+        reset_row(w, states[i], seeds[i])
+        observe_row(w, states[i], raw, observations[i])
+
+
+@compiled
+def step_rows(
+    w: World,
+    states: Array,
+    seeds: Array,
+    logs: Array,
+    decisions: Array,
+    rows: Array,
+    raw: Array,
+    observations: Array,
+    rewards: Array,
+) -> None:
+    """One decision in each of ``rows``: state, log, observation and reward are written in place."""
+    for i in rows:
+        s = states[i]
+        branch = decisions[i, 0]
+        rate = min(decisions[i, 1], w.rates[branch] - 1)
+        threshold = w.thresholds[decisions[i, 2]]
+        rewards[i] = step_row(w, s, seeds[i], logs[i], branch, rate, threshold, np.inf)
+        if s[DONE] == 0.0:
+            observe_row(w, s, raw, observations[i])
+
+
+class Simulator:
+    """n devices of one world.
+
+    ``reset(seeds)`` starts an episode in every row, ``step(decisions)`` takes one decision (n, 3) in each. Rows whose
+    episode has ended are left alone until ``reset_rows`` names them; their last observation stays.
+    """
+
+    def __init__(self, world: World, n: int, *, keep_all: bool = False) -> None:
+        """``keep_all`` keeps the record of every frame of the episode (evaluation), else of the last few."""
+        self.world = world
+        self.n = n
+        frames = world.constants.frames
+        self.states = np.zeros((n, STATE_SIZE), dtype=np.float64)
+        self.seeds = np.zeros(n, dtype=np.uint64)
+        self.logs = np.zeros((n, frames if keep_all else min(frames, LOG_FRAMES)), dtype=OUTCOME)
+        self.logs["env"] = np.arange(n)[:, None]
+        self.observations = np.zeros((n, observation.SIZE), dtype=np.float32)
+        self.rewards = np.zeros(n, dtype=np.float64)
+        self._raw = np.zeros(observation.SIZE, dtype=np.float64)
+        self._shape = np.array([len(world.rates), int(world.rates.max()), len(world.thresholds)])
+
+    def reset(self, seeds: Array) -> Array:
+        """Start every row with its own seed (n,) uint64; return observations (n, D) (a view, overwritten by ``step``)."""
+        return self.reset_rows(np.arange(self.n), seeds)
+
+    def reset_rows(self, rows: Array, seeds: Array) -> Array:
+        """Start the named rows with ``seeds`` (len(rows),)."""
+        self.seeds[rows] = np.asarray(seeds, dtype=np.uint64)
+        reset_rows(self.world, self.states, self.seeds, rows, self._raw, self.observations)
+        return self.observations
+
+    def step(self, decisions: Array) -> tuple[Array, Array, Array]:
+        """Take decisions (n, 3); return views (observations (n, D), rewards (n,), done (n,)).
+
+        IndexError for a decision outside the space.
+        """
+        taken = np.asarray(decisions)
+        if taken.shape != (self.n, 3) or taken.min() < 0 or np.any(taken >= self._shape):
+            raise IndexError(f"decisions {taken.shape}: expected ({self.n}, 3) indices below {tuple(self._shape)}")
+        running = np.flatnonzero(self.states[:, DONE] == 0.0)
+        self.rewards[:] = 0.0
+        step_rows(
+            self.world,
+            self.states,
+            self.seeds,
+            self.logs,
+            taken,
+            running,
+            self._raw,
+            self.observations,
+            self.rewards,
+        )
+        return self.observations, self.rewards, self.done
+
+    @property
+    def done(self) -> Array:
+        """(n,) bool: the episode has ended (its last frame is settled, or the battery is empty)."""
+        return np.asarray(self.states[:, DONE] == 1.0)
+
+    @property
+    def terminated(self) -> Array:
+        """(n,) bool: it ended because the battery is empty."""
+        return np.asarray(self.states[:, TERMINATED] == 1.0)
+
+    @property
+    def now(self) -> Array:
+        """(n,) seconds since the episode's start at the decision to come."""
+        return self.states[:, NOW]
+
+    @property
+    def frame(self) -> Array:
+        """(n,) index of the frame at hand."""
+        return self.states[:, FRAME].astype(np.int64)
+
+    def outcomes(self) -> Outcomes:
+        """Return a copy of the log (n, frames kept)."""
+        return self.logs.copy()
+
+
+def episode_seeds(seed: int, count: int, split: str) -> Array:
+    """Return the seeds (count,) of evaluation episodes: the same for every controller; they differ between splits."""
+    key = np.uint64(seed) + np.uint64({"train": 1, "validation": 2, "test": 3}[split] << 48)
+    return np.array([episode_seed(key, i, 0) for i in range(count)], dtype=np.uint64)
+
+

@@ -1,0 +1,115 @@
+"""The Gymnasium environment: one device, one decision per step."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit import observation
+from adaptsplit.decision import DecisionSpace
+from adaptsplit.envs.layout import SLOT_FRAME, SLOT_USED
+from adaptsplit.envs.simulator import Simulator
+from adaptsplit.envs.world import World, build_world
+from adaptsplit.errors import ConfigError
+from adaptsplit.outcome import Path
+from adaptsplit.scenario import Scenario, load_scenario
+
+Array = NDArray[Any]
+Actions = Literal["multi", "flat"]
+
+
+def action_space(space: DecisionSpace, actions: Actions) -> gym.spaces.MultiDiscrete | gym.spaces.Discrete:
+    """Return ``MultiDiscrete([B, R, T])``, or ``Discrete`` over the table of decisions that differ."""
+    if actions == "multi":
+        return gym.spaces.MultiDiscrete(list(space.shape))
+    if actions == "flat":
+        return gym.spaces.Discrete(len(space.table))
+    raise ConfigError(f"actions {actions!r}: expected 'multi' or 'flat'")
+
+
+def observation_space() -> gym.spaces.Box:
+    """Return the box of normalised observations (``adaptsplit.observation.FIELDS``)."""
+    return gym.spaces.Box(0.0, 1.0, (observation.SIZE,), dtype=np.float32)
+
+
+def to_decisions(space: DecisionSpace, actions: Actions, taken: Array) -> Array:
+    """Map a batch of actions to (n, 3) decision indices."""
+    if actions == "flat":
+        return space.table[np.asarray(taken, dtype=np.int64).ravel()]
+    return space.canonical(np.atleast_2d(taken))
+
+
+class SplitEnv(gym.Env[Array, Any]):
+    """Adaptive control of a split network over a bad link.
+
+    **Decision.** For the frame at hand: head branch, compression rate, exit threshold: ``MultiDiscrete([B, R, T])``, or
+    with ``actions="flat"`` the index into ``DecisionSpace.table``. Every action is legal; combinations that make no
+    difference are mapped to one (``DecisionSpace.canonical``), ``action_masks`` tells the distinct ones.
+
+    **Observation.** ``Box(0, 1, (D,))``: ``adaptsplit.observation.FIELDS``, what a device knows at that moment.
+
+    **Reward.** The sum of the rewards of the frames settled since the last step: frame k itself unless it waits for the
+    sender's window, frames that were overtaken while the device was busy (misses), and waiting frames that were
+    settled meanwhile. The terms stand in ``info["terms"]``.
+
+    **Episode.** ``episode_s`` seconds of a looped recording over a stretch of a flight. ``truncated`` at its end,
+    ``terminated`` when the battery is empty.
+
+    **Arguments.** ``scenario``: shipped name, path, mapping or ``Scenario``; ``split``: "train" (default), "validation"
+    or "test"; ``data``: directory of recorded data.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        scenario: Any,
+        split: str = "train",
+        actions: Actions = "multi",
+        data: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None:
+            raise ConfigError(f"render_mode {render_mode!r}: this environment has none; evaluate writes a timeline")
+        self.scenario: Scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, data)
+        self.decisions = self.scenario.space
+        self.actions: Actions = actions
+        self.action_space = action_space(self.decisions, actions)
+        self.observation_space = observation_space()
+        self.world: World = build_world(self.scenario, split)
+        self._simulator = Simulator(self.world, 1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Start an episode; ``options={"episode_seed": int}`` names it, else it is drawn from the generator."""
+        super().reset(seed=seed)
+        named = (options or {}).get("episode_seed")
+        chosen = int(self.np_random.integers(0, 1 << 63)) if named is None else int(named)
+        first = self._simulator.reset(np.array([chosen], dtype=np.uint64))
+        return first[0].copy(), {"episode_seed": chosen, "frame": 0, "time_s": 0.0}
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Decide on the frame at hand."""
+        decision = to_decisions(self.decisions, self.actions, np.asarray(action))
+        frame = int(self._simulator.frame[0])
+        observations, rewards, done = self._simulator.step(decision)
+        terminated = bool(self._simulator.terminated[0])
+        return observations[0].copy(), float(rewards[0]), terminated, bool(done[0]) and not terminated, self._info(frame)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which entries of the (flattened) action space are distinct decisions."""
+        if self.actions == "flat":
+            return np.ones(len(self.decisions.table), dtype=np.bool_)
+        return self.decisions.masks()[1]
+
+    def _info(self, decided: int) -> dict[str, Any]:
+        """Frame at hand and time; how the frame just decided ended, unless it still waits for the sender's window."""
+        log, state = self._simulator.logs[0], self._simulator.states[0]
+        record = log[decided % len(log)][None]
+        info: dict[str, Any] = {"frame": int(self._simulator.frame[0]), "time_s": float(self._simulator.now[0])}
+        info["settled"] = not (state[SLOT_USED] and int(state[SLOT_FRAME]) == decided)
+        info["path"] = Path(int(record["path"][0])).name
+        info["terms"] = {name: float(value[0]) for name, value in self.scenario.objective.terms(record).items()}
+        return info

@@ -1,0 +1,167 @@
+"""The compiled core's view of a scenario: profile tables, links and constants of one split as plain arrays.
+
+Letters: N profile rows (frames), B branches, R rates, Q quantile levels, S flights, T thresholds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit.envs.link import LinkTable, build_table
+from adaptsplit.profiles import Profile
+from adaptsplit.scenario import Scenario
+
+Array = NDArray[Any]
+
+KIND_SPLIT, KIND_OFFLOAD, KIND_LOCAL = 0, 1, 2
+_KINDS = {"split": KIND_SPLIT, "offload": KIND_OFFLOAD, "local": KIND_LOCAL}
+
+
+class Outcomes(NamedTuple):
+    """Measured outcomes per frame; row N is an average frame, used where a planner does not know the frame."""
+
+    exit_quality: Array  # (N + 1, B) f4
+    exit_confidence: Array  # (N + 1, B) f4
+    tail_quality: Array  # (N + 1, B, R) f4
+    tail_confidence: Array  # (N + 1, B, R) f4
+    agreement: Array  # (N + 1, B, R) f4
+    payload: Array  # (N + 1, B, R) f4 bytes
+    sharpness: Array  # (N + 1,) f4
+    difference: Array  # (N + 1,) f4
+
+
+class Stages(NamedTuple):
+    """Stage times as quantiles, seconds; the device's are already scaled to the named board."""
+
+    head: Array  # (B, Q)
+    encode: Array  # (B, R, Q)
+    tail: Array  # (B, R, Q)
+    signal: Array  # (Q,)
+
+
+class Constants(NamedTuple):
+    """Scalars of the scenario in SI units."""
+
+    fps: float
+    deadline_s: float
+    window: float
+    fifo: float  # 1: plain first-in-first-out sender without slot or gate
+    frames: int
+    decision_s: float
+    compute_w: float  # device power above idle while it computes
+    base_w: float  # always drawn: flight, idle board, radio in the connected state
+    radio_w: float  # transmission above the connected state, at zero rate
+    radio_w_per_bps: float
+    battery_j: float
+    prior_bps: float
+    prior_rtt_s: float
+    prior_server_s: float
+
+
+class Weights(NamedTuple):
+    """Reward of a frame = quality * q - energy * e - bytes * b - switch * s - miss * m."""
+
+    quality: float
+    energy_per_j: float
+    per_byte: float
+    switch: float
+    miss: float
+
+
+class World(NamedTuple):
+    """Everything that the transition function reads; it writes only the state row and the outcome log."""
+
+    outcomes: Outcomes
+    stages: Stages
+    links: LinkTable
+    constants: Constants
+    weights: Weights
+    kind: Array  # (B,) i8
+    rates: Array  # (B,) i8 number of rates
+    exit_branch: Array  # (B,) i8
+    thresholds: Array  # (T,) f8
+    flight_first: Array  # (S,) i8
+    flight_count: Array  # (S,) i8
+
+
+def build_world(scenario: Scenario, split: str) -> World:
+    """Load profile and links of ``split`` ("train", "validation" or "test") and lay them out."""
+    profile, space = scenario.profile(split), scenario.space
+    first, count = _flights(profile.segment)
+    return World(
+        _outcomes(profile, scenario.label_free),
+        _stages(profile, scenario.stage_scale),
+        build_table(scenario.links(split)),
+        _constants(scenario),
+        Weights(*scenario.objective.weights()),
+        np.array([_KINDS[branch.kind] for branch in space.branches], dtype=np.int64),
+        space.rates_per_branch,
+        space.exit_branches,
+        np.array(space.thresholds, dtype=np.float64),
+        first,
+        count,
+    )
+
+
+def _outcomes(profile: Profile, label_free: bool) -> Outcomes:
+    exit_quality = profile.exit_confidence if label_free else profile.exit_quality()
+    tail_quality = profile.tail_confidence if label_free else profile.tail_quality()
+    tables = (
+        exit_quality,
+        profile.exit_confidence,
+        tail_quality,
+        profile.tail_confidence,
+        profile.agreement(),
+        profile.payload_bytes,
+        profile.sharpness,
+        profile.difference,
+    )
+    return Outcomes(*(_with_average(table) for table in tables))
+
+
+def _with_average(table: Array) -> Array:
+    values = np.asarray(table, dtype=np.float32)
+    return np.ascontiguousarray(np.concatenate([values, values.mean(axis=0, keepdims=True)]))
+
+
+def _stages(profile: Profile, scale: float) -> Stages:
+    def scaled(table: Array, factor: float) -> Array:
+        return np.ascontiguousarray(np.asarray(table, dtype=np.float64) * factor)
+
+    return Stages(
+        scaled(profile.head_s, scale),
+        scaled(profile.encode_s, scale),
+        scaled(profile.tail_s, 1.0),
+        scaled(profile.signal_s, scale),
+    )
+
+
+def _constants(scenario: Scenario) -> Constants:
+    compute, radio, priors = scenario.compute, scenario.radio, scenario.priors
+    return Constants(
+        fps=scenario.fps,
+        deadline_s=scenario.deadline_s,
+        window=float(scenario.window),
+        fifo=1.0 if scenario.sender == "fifo" else 0.0,
+        frames=scenario.frames_per_episode,
+        decision_s=scenario.decision_s,
+        compute_w=compute.active_w - compute.idle_w,
+        base_w=scenario.flight_w + compute.idle_w + radio.tail_w,
+        radio_w=radio.beta_w - radio.tail_w,
+        radio_w_per_bps=radio.alpha_w_per_mbps * 1e-6,
+        battery_j=scenario.battery_j,
+        prior_bps=priors.goodput_bps,
+        prior_rtt_s=priors.rtt_s,
+        prior_server_s=priors.server_s,
+    )
+
+
+def _flights(segment: Array) -> tuple[Array, Array]:
+    """Return first row and length of each run of equal segment numbers."""
+    change = np.flatnonzero(np.diff(segment)) + 1
+    first = np.concatenate([[0], change]).astype(np.int64)
+    count = np.diff(np.concatenate([first, [len(segment)]])).astype(np.int64)
+    return first, count
