@@ -1,8 +1,8 @@
 """The deployable artefact: one folder with policy, decision space, profile summary, model and a manifest with hashes.
 
 ``export_bundle`` writes it on the workstation, ``load_bundle`` reads it on a device and on the edge with the base
-install alone. Nothing in a bundle is executed or unpickled: JSON, ``.npz`` arrays and ONNX graphs. Any missing, extra or
-changed file is a BundleError before anything is used.
+install alone. Nothing in a bundle is executed or unpickled: JSON, ``.npz`` arrays and ONNX graphs. Any missing, extra
+or changed file is a BundleError before anything is used.
 
     bundle/manifest.json      schema, controller, decision space, context, stage times, summary, {file: sha256, bytes}
     bundle/policy.npz         the learned policy, if there is one

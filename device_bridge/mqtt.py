@@ -38,6 +38,10 @@ def tune_socket(sock: socket.socket, send_buffer: int | None = None) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
 
+def _leave_to_the_loop(client: Any, userdata: Any, sock: Any) -> None:
+    """Paho has output; it has woken the network loop, which writes it."""
+
+
 class MqttTransport:
     """One MQTT connection (3.1.1, clean session). See the module's text; ``Transport`` is its protocol."""
 
@@ -77,6 +81,7 @@ class MqttTransport:
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_socket_open = self._guard(self._socket_opened)
+        client.on_socket_register_write = self._guard(_leave_to_the_loop)  # else publish() writes on the caller's thread
         client.on_connect = self._guard(self._connected)
         client.on_disconnect = self._guard(self._disconnected)
         client.on_message = self._guard(self._received)

@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from adaptsplit.devices import airframe_presets, device_presets, load_presets, radio_presets, scale_factor
+from adaptsplit.devices import airframe_presets, compute_presets, load_presets, radio_presets, scale_factor
 from adaptsplit.errors import ConfigError, UnknownNameError
 
 GIGA_MACS = {
@@ -20,7 +20,7 @@ GIGA_MACS = {
 
 
 def test_presets_state_their_source() -> None:
-    for registry in (device_presets, radio_presets, airframe_presets):
+    for registry in (compute_presets, radio_presets, airframe_presets):
         for name in registry.names():
             preset = registry.get(name)
             assert preset.name == name
@@ -61,20 +61,20 @@ def test_raspberry_pi_4_rate_is_the_median_of_its_table(shared_data: Path) -> No
         found = re.search(rf"^\S+\s+(\S+)\s.*'{re.escape(file)}'", section, re.MULTILINE)
         assert found, file
         rates.append(giga * 1e9 / (float(found[1]) / 1e3))
-    assert device_presets.get("raspberry-pi-4b").macs_per_s == pytest.approx(median(rates), rel=0.01)
+    assert compute_presets.get("raspberry-pi-4b").macs_per_s == pytest.approx(median(rates), rel=0.01)
 
 
 def test_scaling_a_profile() -> None:
-    board = device_presets.get("raspberry-pi-4b")
+    board = compute_presets.get("raspberry-pi-4b")
     assert scale_factor(17e9, board) == pytest.approx(2.0)
-    assert scale_factor(17e9, device_presets.get("edge-server")) == 1.0
-    assert scale_factor(17e9, device_presets.get("raspberry-pi-3b-plus")) > scale_factor(17e9, board)
+    assert scale_factor(17e9, compute_presets.get("edge-server")) == 1.0
+    assert scale_factor(17e9, compute_presets.get("raspberry-pi-3b-plus")) > scale_factor(17e9, board)
     with pytest.raises(ConfigError, match="measure the profile again"):
         scale_factor(0.0, board)
 
 
 def test_compute_energy_is_above_idle() -> None:
-    assert device_presets.get("raspberry-pi-4b").compute_energy_j(0.5) == pytest.approx(1.7)
+    assert compute_presets.get("raspberry-pi-4b").compute_energy_j(0.5) == pytest.approx(1.7)
 
 
 def test_battery_drains_with_flight_and_with_work() -> None:
@@ -91,7 +91,7 @@ def test_battery_drains_with_flight_and_with_work() -> None:
 
 def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="raspberry-pi-4b"):
-        device_presets.get("raspberry-pi-4")
+        compute_presets.get("raspberry-pi-4")
 
 
 @pytest.mark.parametrize(

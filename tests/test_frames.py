@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,16 @@ from adaptsplit.frames.flight import build_world
 from adaptsplit.frames.preview import contact_sheet
 from adaptsplit.frames.worldsource import SEGMENTS, WorldSource
 
-SOME = [0, 1, 150, 299]
+SOME = [0, 1, 299]
+GOLDEN_LABELS = [7, 7, 7, 7, 9, 9, 7, 7, 9, 9, 9, 7, 9, 9, 9, 9]
+"""Frame 123 of the test split; its mean RGB per cell is below."""
+GOLDEN_SHARPNESS = 0.08668
+GOLDEN_MEANS = [
+    [[122, 118, 106], [118, 116, 105], [120, 117, 106], [121, 117, 106]],
+    [[128, 137, 124], [125, 135, 122], [125, 121, 109], [122, 118, 106]],
+    [[121, 135, 122], [124, 138, 124], [127, 140, 127], [125, 128, 116]],
+    [[114, 127, 115], [118, 131, 118], [125, 138, 125], [132, 147, 132]],
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +101,24 @@ def test_splits_and_seeds_share_no_frame() -> None:
     assert len(set(hashes)) == len(hashes)
 
 
+def test_the_world_is_the_one_that_the_embedded_model_learned(flight: WorldSource) -> None:
+    frame = flight.frame(123)
+    means = frame.image.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
+    assert frame.labels.tolist() == GOLDEN_LABELS
+    assert np.abs(means - np.array(GOLDEN_MEANS)).max() < 1.5
+    assert frame.image.std() == pytest.approx(24.65, abs=0.3)
+    assert sharpness(frame.image) == pytest.approx(GOLDEN_SHARPNESS, rel=0.02)
+
+
 def test_segments_are_different_worlds(flight: WorldSource) -> None:
     first, second = flight.world(0), flight.world(1)
     assert (first.labels != second.labels).mean() > 0.5
 
 
 def test_order_of_access_does_not_matter(flight: WorldSource) -> None:
-    forward = [image_hash(flight.frame(index).image) for index in (0, 5, 301, 700)]
+    forward = [image_hash(flight.frame(index).image) for index in (0, 5, 301)]
     other = open_frames("flight", split="test")
-    backward = [image_hash(other.frame(index).image) for index in (700, 301, 5, 0)]
+    backward = [image_hash(other.frame(index).image) for index in (301, 5, 0)]
     assert forward == backward[::-1]
 
 
@@ -121,12 +140,12 @@ def test_label_is_the_class_at_the_centre_of_the_cell() -> None:
             image = shoot(world, pose, CLEAR, (0, 0))
             centres = image[32::64, 32::64, 0].ravel().astype(int)
             close = np.abs(centres - 20 * look_up(world, pose).astype(int)) <= 1
-            assert close.mean() > 0.9  # a centre within a pixel of a border is mixed by the interpolation
+            assert close.mean() > 0.8  # a centre within a pixel of a border is mixed by the interpolation
 
 
 def test_most_cells_show_one_class(flight: WorldSource) -> None:
     shares = []
-    for index in range(0, len(flight), 60):
+    for index in range(0, 900, 30):
         pose, world = flight.pose(index), flight.world(index // 300)
         shown = shoot(World(Pillow.fromarray(np.stack([world.labels] * 3, -1)), world.labels), pose, CLEAR, (0, 0))
         cells = shown[..., 0].reshape(4, 64, 4, 64).transpose(0, 2, 1, 3).reshape(16, -1)
@@ -135,18 +154,17 @@ def test_most_cells_show_one_class(flight: WorldSource) -> None:
 
 
 def test_all_classes_are_seen(flight: WorldSource) -> None:
-    seen = {int(label) for index in range(0, len(flight), 40) for label in flight.frame(index).labels}
+    seen = {int(label) for index in range(0, 900, 20) for label in flight.frame(index).labels}
     assert seen == set(range(len(flight.classes)))
     assert len(flight.classes) >= 8
 
 
 def test_consecutive_frames_overlap(flight: WorldSource) -> None:
     images = [flight.frame(index).image for index in range(100, 130)]
-    near = np.mean([difference(b, a) for a, b in zip(images, images[1:], strict=False)])
-    far = np.mean([difference(flight.frame(k * 300 + 10).image, images[0]) for k in range(1, 6)])
-    assert near < 0.75 * far
-    for first, second in zip(range(0, 299), range(1, 300), strict=True):
-        a, b = flight.pose(first), flight.pose(second)
+    near = np.mean([difference(b, a) for a, b in pairwise(images)])
+    far = np.mean([difference(flight.frame(k).image, images[0]) for k in (0, 200, 299, 310, 450, 599)])
+    assert near < 0.4 * far
+    for a, b in pairwise([flight.pose(k) for k in range(300)]):
         assert np.hypot(a.x - b.x, a.y - b.y) < 0.1 * 256
         assert abs(a.heading - b.heading) < 0.2
 
@@ -186,12 +204,12 @@ def weather_like(haze: float = 0.0, blur: int = 1):  # type: ignore[no-untyped-d
 
 def test_training_batches() -> None:
     source = open_frames("flight", split="model-train")
-    images, labels = source.batch(np.random.Generator(np.random.PCG64(1)), 24)
-    assert (images.shape, labels.shape) == ((24, 256, 256, 3), (24, 16))
-    assert len({image_hash(image) for image in images}) == 24
-    again, same = open_frames("flight", split="model-train").batch(np.random.Generator(np.random.PCG64(1)), 24)
-    assert np.array_equal(images, again)
-    assert np.array_equal(labels, same)
+    images, labels = source.batch(np.random.Generator(np.random.PCG64(1)), 12)
+    assert (images.shape, labels.shape) == ((12, 256, 256, 3), (12, 16))
+    assert len({image_hash(image) for image in images}) == 12
+    again, same = open_frames("flight", split="model-train").batch(np.random.Generator(np.random.PCG64(1)), 3)
+    assert np.array_equal(images[:3], again)
+    assert np.array_equal(labels[:3], same)
 
 
 def test_squared_pose_lies_on_the_grid() -> None:

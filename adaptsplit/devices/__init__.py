@@ -1,6 +1,6 @@
 """Devices: compute boards, radios, airframes. Presets are data (``presets.yaml``); each number states its source.
 
->>> from adaptsplit.devices import device_presets, radio_presets
+>>> from adaptsplit.devices import compute_presets, radio_presets
 >>> round(radio_presets.get("lte").transmit_power_w(1e6), 5)
 1.72643
 """
@@ -12,7 +12,7 @@ from adaptsplit.devices.presets import (
     PresetFile,
     RadioPreset,
     airframe_presets,
-    device_presets,
+    compute_presets,
     load_presets,
     radio_presets,
     scale_factor,
@@ -25,7 +25,7 @@ __all__ = [
     "PresetFile",
     "RadioPreset",
     "airframe_presets",
-    "device_presets",
+    "compute_presets",
     "load_presets",
     "radio_presets",
     "scale_factor",

@@ -103,7 +103,7 @@ class PresetFile(Config):
     airframe: tuple[AirframePreset, ...]
 
 
-device_presets: Registry[ComputePreset] = Registry("device preset")
+compute_presets: Registry[ComputePreset] = Registry("compute preset")
 radio_presets: Registry[RadioPreset] = Registry("radio preset")
 airframe_presets: Registry[AirframePreset] = Registry("airframe preset")
 
@@ -133,6 +133,6 @@ def _register(registry: Registry[P], presets: Sequence[P]) -> None:
 
 with resources.as_file(resources.files("adaptsplit.devices") / "presets.yaml") as _path:
     _shipped = load_presets(_path)
-_register(device_presets, _shipped.compute)
+_register(compute_presets, _shipped.compute)
 _register(radio_presets, _shipped.radio)
 _register(airframe_presets, _shipped.airframe)

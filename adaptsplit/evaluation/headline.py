@@ -29,7 +29,7 @@ def label(document: ResultsDocument, name: str) -> str:
 
 
 def champion(document: ResultsDocument) -> ControllerResult | None:
-    """Return the adaptive controller with the best reward, a learned one if any beats every rule; None if there is none."""
+    """Return the adaptive controller (rule, bandit or learned) with the best reward; None if there is none."""
     found = document.of_kind(*ADAPTIVE)
     return found[0] if found else None
 
@@ -49,7 +49,7 @@ def headline(document: ResultsDocument) -> str:
     closed = f" It closes {100 * share:.0f} % of the gap to the informed oracle." if share is not None else ""
     return (
         f"{found.name} earns a reward of {found.number('reward'):.3f} per frame, {_verdict(difference)} the best of "
-        f"{statics} static decisions even when that one is chosen in hindsight ({interval_text(difference)}).{closed}"
+        f"{statics} static decisions even when that one is chosen in hindsight ({_interval_only(difference)}).{closed}"
     )
 
 
@@ -62,8 +62,7 @@ def _verdict(difference: Estimate) -> str:
     return "not told apart from"
 
 
-def interval_text(value: Estimate, digits: int = 3) -> str:
-    """Return ``"+0.021, 95 % CI +0.015 to +0.027"``."""
-    if value.value is None or value.low is None or value.high is None:
+def _interval_only(value: Estimate) -> str:
+    if value.low is None or value.high is None:
         return "no interval"
-    return f"{value.value:+.{digits}f}, 95 % CI {value.low:+.{digits}f} to {value.high:+.{digits}f}"
+    return f"95 % interval {value.low:+.3f} to {value.high:+.3f}"

@@ -38,7 +38,7 @@ def capacity_during(trace: LinkTrace, offset_s: float, duration_s: float) -> tup
     values = trace.capacity_bps[(first + np.arange(count)) % len(trace)]
     group = max(1, count // 600)
     whole = count // group * group
-    times = np.arange(0, whole, group) * trace.dt_s
+    times = np.arange(0, whole, group, dtype=np.float64) * float(trace.dt_s)
     return times, np.asarray(values[:whole].reshape(-1, group).mean(axis=1), dtype=np.float64)
 
 

@@ -30,9 +30,9 @@ class Conditions:
     speed: ground speed, pixels per second (lowest, highest).
     """
 
-    haze: float = 0.55
+    haze: float = 0.5
     blur: float = 9.0
-    noise: float = 13.0
+    noise: float = 12.0
     light: float = 0.2
     zoom: float = 0.07
     speed: tuple[float, float] = (70.0, 170.0)

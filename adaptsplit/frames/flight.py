@@ -26,7 +26,8 @@ ACROSS = 5
 COARSE = 4
 """Map pixels per pixel of the region plan."""
 CONDITIONS = Conditions()
-_FOREIGN = 0.5  # largest share that a region's colours take from another class
+_FOREIGN = 0.4  # largest share that a region's colours take from another class
+_CONTRAST = 30.0  # least difference of brightness between ground and things, grey levels
 
 
 def open_flight(argument: str, *, split: str, seed: int, data: Path | None) -> WorldSource:
@@ -97,8 +98,11 @@ def _colours(rng: np.random.Generator, name: str) -> tuple[NDArray[np.float32], 
     share = _FOREIGN * float(rng.random())
     cast = (0.72 + 0.5 * rng.random()) * (0.9 + 0.2 * rng.random(3))
     own, foreign = np.array(PALETTE[name], dtype=np.float32), np.array(PALETTE[other], dtype=np.float32)
-    ground, thing = ((1.0 - share) * own + share * foreign) * cast
-    return ground.astype(np.float32), thing.astype(np.float32)
+    ground, thing = (1.0 - share) * own + share * foreign
+    sign = math.copysign(1.0, float(own[1].mean() - own[0].mean()))
+    lack = _CONTRAST - sign * float(thing.mean() - ground.mean())
+    thing += sign * max(0.0, lack)
+    return (ground * cast).astype(np.float32), (thing * cast).astype(np.float32)
 
 
 def _draw_roads(rng: np.random.Generator, canvas: Pillow.Image) -> None:

@@ -213,7 +213,7 @@ COVERS: dict[str, Callable[[Site], Layers]] = {
 PALETTE: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "water": ((44, 82, 104), (84, 124, 140)),
     "forest": ((48, 62, 40), (70, 104, 54)),
-    "crops": ((142, 120, 84), (104, 130, 64)),
+    "crops": ((150, 128, 92), (92, 116, 54)),
     "orchard": ((140, 130, 88), (70, 104, 54)),
     "pasture": ((124, 142, 80), (78, 104, 56)),
     "wetland": ((54, 80, 84), (92, 112, 62)),

@@ -67,6 +67,8 @@ class Exit(nn.Module):
 class Branch(nn.Module):
     """Encoder to the bottleneck, early exit, and the server's decoder back to the trunk's last map."""
 
+    tail_temperature: Tensor
+
     def __init__(
         self, config: BranchConfig, cut: tuple[int, int], hidden: tuple[int, int], classes: int, *, folded: bool
     ) -> None:
@@ -94,6 +96,8 @@ class SplitModel(nn.Module):
     Maps an image (n, 3, 256, 256) float in [0, 1] to logits (n, 16, K). ``folded`` builds the inference form, in which
     batch norms are part of the convolutions. ``describe()`` lists the parts with shapes, MACs and parameters.
     """
+
+    full_temperature: Tensor
 
     def __init__(self, config: ModelConfig, classes: tuple[str, ...], *, folded: bool = False) -> None:
         super().__init__()

@@ -19,6 +19,8 @@ CELLS = 4
 RECIPE_SUFFIX = ".yaml"
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+"""Channels of a hidden map. oneDNN's float32 backward pass of torch 2.13 corrupts memory for maps of 8 channels."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -26,7 +28,7 @@ class StageConfig(Config):
     """A run of residual blocks of one width; the first block takes the stride."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
-    width: Positive
+    width: Width
     blocks: Annotated[int, Field(ge=1, le=8)]
     stride: Annotated[int, Field(ge=1, le=2)]
 
@@ -41,15 +43,15 @@ class BranchConfig(Config):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
     cut: str
     bottleneck: tuple[Positive, Positive, Positive]
-    encoder: tuple[Positive, ...]
-    exit: tuple[Positive, ...] = Field(min_length=1)
-    decoder: Positive
+    encoder: tuple[Width, ...]
+    exit: tuple[Width, ...] = Field(min_length=1)
+    decoder: Width
 
 
 class ModelConfig(Config):
     """Widths of the split model. ``stem`` are two 3x3 convolutions of stride 2; ``trunk`` and ``tail`` are stages."""
 
-    stem: tuple[Positive, Positive]
+    stem: tuple[Width, Width]
     trunk: tuple[StageConfig, ...] = Field(min_length=1)
     tail: tuple[StageConfig, ...] = Field(min_length=1)
     branches: tuple[BranchConfig, ...] = Field(min_length=1, max_length=16)

@@ -1,6 +1,7 @@
 """Training batches: drawn, turned and compressed frames, made ahead of the training step by one worker.
 
-Batch ``i`` depends on (seed, i) alone, so that a resumed run sees the batches that the uninterrupted one would have (but for what a source itself remembers).
+Batch ``i`` depends on (seed, i) alone, so that a resumed run sees the batches that the uninterrupted one would
+have, as far as the source itself remembers nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def make_batch(source: FrameSource, recipe: Recipe, seed: int, index: int, cache
 class BatchStream:
     """Context manager over batches ``start`` .. ``stop - 1``, made by one worker a few batches ahead.
 
-    The worker is a spawned process where the recipe says ``background: true`` else a thread. RunError when the worker fails or stays silent.
+    The worker is a spawned process where the recipe says ``background: true``, else a thread.
+    RunError when the worker fails or stays silent.
     """
 
     def __init__(self, opener: Opener, recipe: Recipe, seed: int, start: int, stop: int) -> None:

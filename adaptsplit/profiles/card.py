@@ -13,7 +13,6 @@ from adaptsplit.decision import BranchSpec
 from adaptsplit.errors import ConfigError, ProfileError
 
 CARD_FILE = "profile.json"
-SCHEMA = "adaptsplit.profile/1"
 MAX_CARD_BYTES = 1 << 20
 MAX_BRANCHES = 64
 MAX_RATES = 32
@@ -36,7 +35,7 @@ class BranchCard(Config):
 
 
 class ModelRef(Config):
-    """The model: name, SHA-256 of its ``model.json`` (which lists the hashes of all its files), MACs of the full model."""
+    """The model: name, SHA-256 of its ``model.json`` (it lists the hashes of all files), MACs of the full model."""
 
     name: Text
     digest: Sha256

@@ -42,18 +42,8 @@ def _rows(profile: Profile) -> list[tuple[str, ...]]:
             sizes = np.quantile(profile.payload_bytes[:, b, r], (0.5, 0.95))
             head, tail = profile.head_s[b], profile.tail_s[b, r]
             times = (_p50(head), _p95(head), _p50(profile.encode_s[b, r]), _p50(tail), _p95(tail))
-            rows.append(
-                (
-                    branch.name,
-                    str(r),
-                    codec,
-                    f"{sizes[0]:.0f}",
-                    f"{sizes[1]:.0f}",
-                    f"{tails[b, r]:.4f}",
-                    f"{exits[b]:.4f}",
-                )
-                + tuple(f"{1e3 * time:.2f}" for time in times)
-            )
+            means = (f"{sizes[0]:.0f}", f"{sizes[1]:.0f}", f"{tails[b, r]:.4f}", f"{exits[b]:.4f}")
+            rows.append((branch.name, str(r), codec, *means, *(f"{1e3 * time:.2f}" for time in times)))
     return rows
 
 

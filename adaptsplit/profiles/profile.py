@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adaptsplit.decision import BranchSpec, DecisionSpace
 from adaptsplit.errors import ConfigError, ProfileError
-from adaptsplit.profiles.arrays import NAMES, AnyArray, check_arrays
+from adaptsplit.profiles.arrays import NAMES, SPECS, AnyArray, check_arrays
 from adaptsplit.profiles.card import Measured, ModelRef
 from adaptsplit.profiles.summary import ProfileSummary, summarise
 
@@ -95,7 +95,23 @@ class Profile:
     def agreement(self) -> Floats:
         """(N, B, R) fraction of cells on which exit and tail agree."""
         same = self.exit_prediction[:, :, None] == self.tail_prediction
-        return same.mean(axis=-1, dtype=np.float32)
+        agreement: Floats = same.mean(axis=-1, dtype=np.float32)
+        return agreement
+
+    def select(self, names: Sequence[str]) -> Profile:
+        """The profile of some branches only, in the order of ``names``; R shrinks to what they need.
+
+        ProfileError for an unknown name, or an ``offload`` without its fallback's branch.
+        """
+        known = [branch.name for branch in self.branches]
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ProfileError(f"no branch {unknown[:1] or names}; this profile has {', '.join(known)}")
+        rows = [known.index(name) for name in names]
+        branches = tuple(self.branches[b] for b in rows)
+        rates = max(1, *(len(branch.codecs) for branch in branches))
+        arrays = {spec.name: _select(spec.dims, self.arrays()[spec.name], rows, rates) for spec in SPECS}
+        return Profile(self.split, branches, self.classes, self.model, self.measured, **arrays)
 
     def summary(self) -> ProfileSummary:
         """What rule controllers need (``ProfileSummary``); measured on this split, so take policy-train's."""
@@ -127,6 +143,14 @@ class Profile:
         from adaptsplit.profiles.storage import load
 
         return load(Path(folder), split)
+
+
+def _select(dims: tuple[str, ...], array: AnyArray, rows: list[int], rates: int) -> AnyArray:
+    if "B" in dims:
+        array = np.take(array, rows, axis=dims.index("B"))
+    if "R" in dims:
+        array = np.take(array, range(rates), axis=dims.index("R"))
+    return array
 
 
 def _fraction(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> Floats:

@@ -11,7 +11,7 @@ IMAGE_CODECS = ("webp-10", "webp-30", "webp-50", "webp-75", "jpeg-75")
 def reference_branches(
     split: tuple[str, ...] = ("stem", "shallow", "mid", "deep"), *, fallback: str | None = None
 ) -> tuple[BranchSpec, ...]:
-    """Split branches (cheapest first), then ``offload`` with the first one's exit (or ``fallback``'s), then ``local``."""
+    """Split branches (cheapest first), ``offload`` with the exit of ``fallback`` (default: the first), ``local``."""
     heads = tuple(BranchSpec(name, "split", SPLIT_CODECS) for name in split)
     return (
         *heads,

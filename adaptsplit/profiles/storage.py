@@ -1,4 +1,4 @@
-"""Profiles on disk: ``profile.json`` and one compressed ``profile-{split}.npz`` per split. Nothing is ever unpickled."""
+"""Profiles on disk: ``profile.json`` and a compressed ``profile-{split}.npz`` per split. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from adaptsplit.errors import ConfigError, ProfileError
 from adaptsplit.profiles.arrays import CONFIDENCE_STEPS, NAMES, AnyArray
 from adaptsplit.profiles.card import (
     CARD_FILE,
-    SCHEMA,
     BranchCard,
     Measured,
     ProfileCard,
@@ -43,7 +42,9 @@ def save(profile: Profile, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     branches = tuple(BranchCard(name=b.name, kind=b.kind, codecs=b.codecs, exit=b.exit) for b in profile.branches)
-    fresh = ProfileCard(schema=SCHEMA, classes=profile.classes, branches=branches, model=profile.model, splits={})
+    fresh = ProfileCard(
+        schema="adaptsplit.profile/1", classes=profile.classes, branches=branches, model=profile.model, splits={}
+    )
     splits = dict(_splits_beside(folder, fresh))
     data = _to_bytes(profile)
     digest = hashlib.sha256(data).hexdigest()
@@ -142,7 +143,7 @@ def _from_bytes(data: bytes, path: Path) -> dict[str, AnyArray]:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> AnyArray:
-    """Read one array after checking that its header's size is the member's size, so that a forged one allocates nothing."""
+    """Read one array; its header must fit the member's size, so that a forged one allocates nothing."""
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as stream:
         version = npy.read_magic(stream)

@@ -117,7 +117,7 @@ def _mean_where(quality: NDArray[Any], chosen: NDArray[np.bool_]) -> Array:
     mask = chosen.astype(np.float64)
     form = "nb,nbl->bl" if quality.ndim == 2 else "nbr,nbl->brl"
     total, count = np.einsum(form, values, mask), np.einsum(form, valid.astype(np.float64), mask)
-    overall = np.nanmean(quality, axis=0, dtype=np.float64)[..., None]
+    overall = np.asarray(np.nanmean(quality, axis=0, dtype=np.float64))[..., None]
     return np.where(count > 0, total / np.maximum(count, 1), overall)
 
 

@@ -1,0 +1,175 @@
+"""Oracles: plans made on the simulator by somebody who knows more than any controller may.
+
+* **clairvoyant** knows everything to come, labels too: beam search over the whole episode with the true outcomes.
+* **informed(lookahead)** does not know labels. It plans on the quality to be expected given the confidences of the
+  frame's exits and its content signals (least squares, fitted on policy-train), and knows link and frames for
+  ``lookahead`` seconds: 0 is the current capacity and the current frame only, infinity is the whole episode.
+
+Each plan is then played in the true world. ``rivals`` (what controllers did) compete with the searched plan under the
+oracle's own knowledge, so that a clairvoyant is never below a controller that it was shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit.decision import NEVER_EXIT, DecisionSpace
+from adaptsplit.envs.layout import STATE_SIZE
+from adaptsplit.envs.plan import SPAN, beam, recede, relaxed_bound, replay
+from adaptsplit.envs.core import reset_row
+from adaptsplit.envs.world import World
+from adaptsplit.errors import UnknownNameError
+from adaptsplit.outcome import OUTCOME, Outcomes
+from adaptsplit.registry import did_you_mean
+
+Array = NDArray[Any]
+Progress = Callable[[int, int], None]
+
+LOOKAHEAD_S = {
+    "oracle-informed-0": 0.0,
+    "oracle-informed-0.5": 0.5,
+    "oracle-informed": math.inf,
+    "oracle-clairvoyant": math.inf,
+}
+BEAM = 24
+RECEDING_BEAM = 6
+RECEDING_HORIZON_S = 1.0
+
+
+def oracle_names() -> list[str]:
+    """Return the names of all oracles."""
+    return list(LOOKAHEAD_S)
+
+
+def candidates_of(space: DecisionSpace, table: Array | None = None) -> Array:
+    """Return candidates (C, 3) floats (branch, rate, threshold value).
+
+    Over the whole space an oracle needs no thresholds between always and never: it knows the confidence. ``table``
+    (M, 3) indices restricts it (a knob frozen), then each row is a candidate as it is.
+    """
+    rows = space.table if table is None else table
+    values = np.array(space.thresholds)[rows[:, 2]]
+    if table is None:
+        local = np.array([branch.kind == "local" for branch in space.branches])[rows[:, 0]]
+        rows = rows[(values <= 0.0) | (values > 1.0) | local]
+        values = np.array(space.thresholds)[rows[:, 2]]
+    return np.column_stack([rows[:, :2], np.minimum(values, NEVER_EXIT)]).astype(np.float64)
+
+
+def expected_world(world: World, train: World) -> World:
+    """Return ``world`` with each quality replaced by what is expected given confidences and content signals."""
+    exits = _regress(train, world, train.outcomes.exit_quality)
+    tails = _regress(train, world, train.outcomes.tail_quality)
+    return world._replace(outcomes=world.outcomes._replace(exit_quality=exits, tail_quality=tails))
+
+
+def _features(world: World) -> Array:
+    o = world.outcomes
+    confidence = o.exit_confidence.astype(np.float64)
+    signals = np.column_stack([o.sharpness, o.difference]).astype(np.float64)
+    return np.column_stack([np.ones(len(confidence)), confidence, confidence**2, signals])
+
+
+def _regress(train: World, world: World, target: Array) -> Array:
+    """Ridge regression of every column of ``target`` (N + 1, ...) on the features; the average row is left out."""
+    known = _features(train)[:-1]
+    values = target[:-1].reshape(len(target) - 1, -1).astype(np.float64)
+    gram = known.T @ known + 1e-3 * np.eye(known.shape[1])
+    weights = np.linalg.solve(gram, known.T @ values)
+    expected = np.clip(_features(world) @ weights, 0.0, 1.0)
+    expected[-1] = expected[:-1].mean(axis=0)
+    return np.ascontiguousarray(expected.reshape((-1, *target.shape[1:])), dtype=np.float32)
+
+
+def plan(
+    world: World,
+    train: World,
+    space: DecisionSpace,
+    seeds: Array,
+    name: str,
+    *,
+    table: Array | None = None,
+    rivals: Sequence[Outcomes] = (),
+    width: int | None = None,
+    progress: Progress | None = None,
+) -> Outcomes:
+    """Return the outcomes (E, F) of the named oracle on the episodes ``seeds`` of ``world``.
+
+    ``train`` is the policy-train world that expectations are fitted on; ``progress(done, total)`` is called after each
+    episode. UnknownNameError for a name that is no oracle.
+    """
+    if name not in LOOKAHEAD_S:
+        raise UnknownNameError(f"oracle {name!r}{did_you_mean(name, LOOKAHEAD_S)} Known: {', '.join(LOOKAHEAD_S)}.")
+    imagined = world if name == "oracle-clairvoyant" else expected_world(world, train)
+    searcher = _Searcher(world, imagined, candidates_of(space, table), LOOKAHEAD_S[name], width)
+    outcomes = np.zeros((len(seeds), world.constants.frames), dtype=OUTCOME)
+    for i, seed in enumerate(seeds):
+        searcher.run(seed, outcomes[i], [rival[i] for rival in rivals])
+        if progress is not None:
+            progress(i + 1, len(seeds))
+    outcomes["env"] = np.arange(len(seeds))[:, None]
+    return outcomes
+
+
+def bound(world: World, space: DecisionSpace, seeds: Array) -> Array:
+    """Return the relaxed upper bound (E,) of the mean reward per frame of each episode."""
+    rtt = float(world.links.rtt.min())
+    state = np.zeros(STATE_SIZE)
+    candidates = candidates_of(space)
+    values = [relaxed_bound(world, state, seed, candidates, rtt) for seed in seeds]
+    return np.array(values) / world.constants.frames
+
+
+class _Searcher:
+    """Buffers of the compiled search, and the choice between the searched plan and the rivals'."""
+
+    def __init__(self, world: World, imagined: World, candidates: Array, lookahead: float, width: int | None) -> None:
+        self.world, self.imagined, self.candidates, self.lookahead = world, imagined, candidates, lookahead
+        c = world.constants
+        whole = math.isinf(lookahead)
+        self.width = width or (BEAM if whole else RECEDING_BEAM)
+        self.horizon = c.frames if whole else max(2, round(max(lookahead, RECEDING_HORIZON_S) * c.fps))
+        depth = math.ceil(c.deadline_s * c.fps) + 3
+        self.planning_log = np.zeros(depth, dtype=OUTCOME)
+        self.state = np.zeros(STATE_SIZE)
+        self.buffers = (
+            np.zeros((SPAN, self.width, STATE_SIZE)),
+            np.zeros((SPAN, self.width, depth), dtype=OUTCOME),
+            np.zeros((SPAN, self.width)),
+            np.zeros((SPAN, self.width, self.horizon), dtype=np.int64),
+            np.zeros(SPAN, dtype=np.int64),
+            np.zeros(STATE_SIZE),
+            np.zeros(depth, dtype=OUTCOME),
+            np.zeros(len(candidates), dtype=np.bool_),
+            np.zeros(self.horizon, dtype=np.int64),
+            np.zeros((len(candidates), 3)),
+        )
+
+    def run(self, seed: np.uint64, log: Outcomes, rivals: Sequence[Outcomes]) -> None:
+        """Plan one episode and play it in the true world into ``log`` (F,)."""
+        if math.isinf(self.lookahead):
+            reset_row(self.imagined, self.state, seed)
+            frames = self.world.constants.frames
+            args = (self.candidates, frames, math.inf, self.width, self.buffers)
+            beam(self.imagined, self.state, self.planning_log, seed, *args)
+            chosen = self.buffers[8]
+            searched = np.where(chosen[:, None] >= 0, self.candidates[chosen], -1.0)
+            replay(self.world, self.state, log, seed, self._best(seed, log, searched, rivals))
+        else:
+            args = (self.candidates, self.lookahead, self.horizon, self.width, self.planning_log, self.buffers)
+            recede(self.world, self.imagined, self.state, log, seed, *args)
+
+    def _best(self, seed: np.uint64, log: Outcomes, searched: Array, rivals: Sequence[Outcomes]) -> Array:
+        plans = [searched, *(_plan_of(rival) for rival in rivals)]
+        values = [replay(self.imagined, self.state, log, seed, each) for each in plans]
+        return plans[int(np.argmax(values))]
+
+
+def _plan_of(outcomes: Outcomes) -> Array:
+    taken = np.column_stack([outcomes["branch"], outcomes["rate"], outcomes["threshold"]]).astype(np.float64)
+    return np.where(outcomes["branch"][:, None] >= 0, taken, -1.0)

@@ -1,0 +1,51 @@
+"""The progress line of a training run, on standard error."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adaptsplit.agents.validation import ValidationPoint
+
+
+class TrainingProgress:
+    """A bar with training reward, validation reward, variety of decisions and time left; silent when not shown."""
+
+    def __init__(self, agent: str, steps: int, done: int = 0, *, shown: bool = True) -> None:
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self._console = Console(stderr=True)
+        self._bar = Progress(*columns, console=self._console, disable=not shown, transient=False)
+        self._task = self._bar.add_task(f"train {agent}", total=steps, completed=done, note="")
+        self._shown, self._valid = shown, "validation -"
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, steps: int, reward: float) -> None:
+        """Show ``steps`` done and the mean training reward per frame."""
+        self._bar.update(self._task, completed=steps, note=f"reward {reward:.4f}  {self._valid}")
+
+    def validated(self, point: ValidationPoint, best: float) -> None:
+        """Show a validation result."""
+        self._valid = (
+            f"validation {point.reward:.4f} (best {best:.4f})  {point.distinct} decisions, top {point.top_share:.0%}"
+        )
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the bar."""
+        if self._shown:
+            self._console.print(f"[yellow]warning:[/] {text}")

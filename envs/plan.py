@@ -1,0 +1,220 @@
+"""Compiled planning on the simulator itself: beam search, receding horizon, replay of a plan, and a relaxed bound.
+
+A plan is a sequence of candidates (branch, rate, threshold value). Beams are kept per frame, since a slow decision skips
+frames; two states that differ in nothing that matters later (device and link free at the same times, the same frame in
+the slot) keep the better one only. Letters: K beam width, C candidates, F frames, G frames that one decision can span.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptsplit import estimators as est
+from adaptsplit.envs import compiled as rand
+from adaptsplit.envs.compiled import compiled, inlined, uniform
+from adaptsplit.envs.core import draw, reset_row, row_of, step_row
+from adaptsplit.envs.layout import (
+    DONE,
+    FRAME,
+    LAST_BRANCH,
+    LINK,
+    LINK_FREE,
+    LINK_OFFSET,
+    NOW,
+    SLOT_BRANCH,
+    SLOT_FRAME,
+    SLOT_USED,
+)
+from adaptsplit.envs.link import finish
+from adaptsplit.envs.world import KIND_LOCAL, World
+
+Array = NDArray[Any]
+SAME_S = 1e-3
+SPAN = 16
+
+
+@inlined
+def _copy(target: Array, source: Array) -> None:
+    """Copy element by element (a slice assignment would need reference counting)."""
+    for i in range(source.shape[0]):
+        target[i] = source[i]
+
+
+@compiled
+def _worth_trying(w: World, s: Array, candidates: Array, keep: Array, values: Array, freeze: float) -> None:
+    """Mark the candidates that no other one beats in answer, bytes and device time on the frame at hand."""
+    row = row_of(w, s, int(s[FRAME]), freeze)
+    middle = w.stages.head.shape[1] // 2
+    count = candidates.shape[0]
+    for i in range(count):
+        b, r = int(candidates[i, 0]), int(candidates[i, 1])
+        head_of = w.exit_branch[b]
+        exits = w.kind[b] == KIND_LOCAL or w.outcomes.exit_confidence[row, head_of] >= candidates[i, 2]
+        values[i, 0] = w.outcomes.exit_quality[row, head_of] if exits else w.outcomes.tail_quality[row, b, r]
+        values[i, 1] = 0.0 if exits else w.outcomes.payload[row, b, r]
+        values[i, 2] = w.stages.head[head_of, middle] + (0.0 if exits else w.stages.encode[b, r, middle])
+    for i in range(count):
+        keep[i] = True
+        for j in range(count):
+            as_good = values[j, 0] >= values[i, 0] and values[j, 1] <= values[i, 1] and values[j, 2] <= values[i, 2]
+            better = values[j, 0] > values[i, 0] or values[j, 1] < values[i, 1] or values[j, 2] < values[i, 2]
+            if i != j and as_good and (better or j < i):
+                keep[i] = False
+                break
+    if w.weights.switch > 0.0:
+        for i in range(count):
+            keep[i] = keep[i] or candidates[i, 0] == s[LAST_BRANCH]
+
+
+@compiled
+def _place(states: Array, scores: Array, used: Array, slot: int, s: Array, score: float) -> int:
+    """Return where a state belongs in a frame's beam, -1 when it is not good enough."""
+    width, worst = scores.shape[1], -1
+    for k in range(used[slot]):
+        other = states[slot, k]
+        same = abs(other[LINK_FREE] - s[LINK_FREE]) < SAME_S and abs(other[NOW] - s[NOW]) < SAME_S
+        if same and other[SLOT_USED] == s[SLOT_USED] and other[SLOT_FRAME] == s[SLOT_FRAME]:
+            if other[SLOT_BRANCH] == s[SLOT_BRANCH] and other[LAST_BRANCH] == s[LAST_BRANCH]:
+                return k if score > scores[slot, k] else -1
+        if worst < 0 or scores[slot, k] < scores[slot, worst]:
+            worst = k
+    if used[slot] < width:
+        used[slot] += 1
+        return int(used[slot] - 1)
+    return worst if score > scores[slot, worst] else -1
+
+
+@compiled
+def beam(
+    w: World,
+    root: Array,
+    root_log: Array,
+    seed: np.uint64,
+    candidates: Array,
+    last: int,
+    freeze: float,
+    width: int,
+    buffers: Any,
+) -> float:
+    """Plan from ``root`` up to frame ``last``; the choice per frame (index of a candidate, -1 skipped) goes into the
+    first row of ``buffers``' best plan. Returns the best value."""
+    states, logs, scores, plans, used, scratch, scratch_log, keep, best, values = buffers
+    first = int(root[FRAME])
+    used[:] = 0
+    _copy(states[0, 0], root)
+    _copy(logs[0, 0], root_log)
+    scores[0, 0], used[0] = 0.0, 1
+    plans[0, 0, :] = -1
+    value = -math.inf
+    for frame in range(first, last):
+        here = (frame - first) % SPAN
+        for k in range(used[here]):
+            _worth_trying(w, states[here, k], candidates, keep, values, freeze)
+            for c in range(candidates.shape[0]):
+                if not keep[c]:
+                    continue
+                _copy(scratch, states[here, k])
+                _copy(scratch_log, logs[here, k])
+                b, r = int(candidates[c, 0]), int(candidates[c, 1])
+                score = scores[here, k] + step_row(w, scratch, seed, scratch_log, b, r, candidates[c, 2], freeze)
+                if scratch[DONE] == 1.0 or scratch[FRAME] >= last:
+                    if score > value:
+                        value = score
+                        _copy(best, plans[here, k])
+                        best[frame - first] = c
+                    continue
+                there = (int(scratch[FRAME]) - first) % SPAN
+                place = _place(states, scores, used, there, scratch, score)
+                if place >= 0:
+                    _copy(states[there, place], scratch)
+                    _copy(logs[there, place], scratch_log)
+                    scores[there, place] = score
+                    _copy(plans[there, place], plans[here, k])
+                    plans[there, place, frame - first] = c
+        used[here] = 0
+    return value
+
+
+@compiled
+def replay(w: World, s: Array, log: Array, seed: np.uint64, plan: Array) -> float:
+    """Play decisions per frame (F, 3) floats (branch -1: none was taken, then the last is repeated); return the value."""
+    reset_row(w, s, seed)
+    total, b, r, threshold = 0.0, 0, 0, 0.0
+    while s[DONE] == 0.0:
+        chosen = plan[int(s[FRAME])]
+        if chosen[0] >= 0.0:
+            b, r, threshold = int(chosen[0]), int(chosen[1]), chosen[2]
+        total += step_row(w, s, seed, log, b, r, threshold, math.inf)
+    return total
+
+
+@compiled
+def recede(
+    w: World,
+    imagined: World,
+    s: Array,
+    log: Array,
+    seed: np.uint64,
+    candidates: Array,
+    lookahead: float,
+    horizon: int,
+    width: int,
+    planning_log: Array,
+    buffers: Any,
+) -> float:
+    """Plan ``horizon`` frames at every decision with the world known for ``lookahead`` seconds; act on the first."""
+    reset_row(w, s, seed)
+    best = buffers[8]
+    total = 0.0
+    while s[DONE] == 0.0:
+        frame = int(s[FRAME])
+        last = min(frame + horizon, w.constants.frames)
+        depth = planning_log.shape[0]
+        for i in range(depth):
+            back = frame - 1 - i
+            if back >= 0:
+                planning_log[back % depth] = log[back % log.shape[0]]
+        beam(imagined, s, planning_log, seed, candidates, last, s[NOW] + lookahead, width, buffers)
+        c = candidates[best[0]]
+        total += step_row(w, s, seed, log, int(c[0]), int(c[1]), c[2], math.inf)
+    return total
+
+
+@compiled
+def relaxed_bound(w: World, s: Array, seed: np.uint64, candidates: Array, rtt: float) -> float:
+    """Return a value that no controller can exceed: every frame alone on an idle device, link and server.
+
+    Each frame takes its best candidate from its arrival on, at the trace's smallest round trip, without
+    retransmission, radio time or switching cost; nothing that one frame takes is missing to another.
+    """
+    reset_row(w, s, seed)
+    c, g, total = w.constants, w.weights, 0.0
+    link, offset = int(s[LINK]), s[LINK_OFFSET]
+    for frame in range(c.frames):
+        row = row_of(w, s, frame, math.inf)
+        at, best = frame / c.fps, -g.miss
+        before = c.decision_s + draw(w.stages.signal, uniform(seed, frame, rand.SIGNAL))
+        for i in range(candidates.shape[0]):
+            b, r = int(candidates[i, 0]), int(candidates[i, 1])
+            head_of = w.exit_branch[b]
+            free = before + draw(w.stages.head[head_of], uniform(seed, frame, rand.HEAD))
+            quality = w.outcomes.exit_quality[row, head_of] if free <= c.deadline_s else 0.0
+            spent = 0.0
+            if w.kind[b] != KIND_LOCAL and w.outcomes.exit_confidence[row, head_of] < candidates[i, 2]:
+                free += draw(w.stages.encode[b, r], uniform(seed, frame, rand.ENCODE))
+                wire = w.outcomes.payload[row, b, r] + est.OVERHEAD_BYTES
+                end = finish(w.links, link, at + free + offset, 8.0 * wire, math.inf) - offset
+                tail = draw(w.stages.tail[b, r], uniform(seed, frame, rand.TAIL))
+                remote = w.outcomes.tail_quality[row, b, r] if end + rtt + tail <= at + c.deadline_s else 0.0
+                unsent = g.quality * quality - g.energy_per_j * c.compute_w * free
+                best = max(best, unsent)  # passed over by the sender
+                quality = max(quality, remote)
+                radio = c.radio_w_per_bps * 8.0 * wire
+                spent = g.energy_per_j * radio + g.per_byte * w.outcomes.payload[row, b, r]
+            best = max(best, g.quality * quality - g.energy_per_j * c.compute_w * free - spent)
+        total += best
+    return total
