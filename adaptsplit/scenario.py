@@ -1,8 +1,8 @@
 """A scenario: profile, links, device, server, frame source, objective and splits, in one strict YAML file.
 
-``load_scenario`` takes a shipped name, a path or a mapping. Everything that an experiment depends on is in the file or
-named by it; the data directory (recorded traces, labelled images) is named by the ``data`` argument, the file's ``data``
-key or the environment variable ``ADAPTSPLIT_DATA``, in this order.
+``load_scenario`` takes a shipped name, a path or a mapping. Everything that an experiment depends on is in the file
+or named by it; the data directory (recorded traces, labelled images) is named by the ``data`` argument, the file's
+``data`` key or the environment variable ``ADAPTSPLIT_DATA``, in this order.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Scenario:
     def __init__(self, file: ScenarioFile, base: Path, data: Path | None) -> None:
         self.file = file
         self.base = base
-        self.data = _data_directory(file, data)
+        self.data = data_directory(data, file.data)
         self.name, self.description, self.frames = file.name, file.description, file.frames
         self.fps, self.deadline_s, self.window, self.sender = file.fps, file.deadline_s, file.window, file.sender
         self.episode_s, self.label_free = file.episode_s, file.label_free
@@ -107,15 +107,16 @@ class Scenario:
         for place in places:
             if (place / "profile.json").is_file():
                 return place
+        looked = ", ".join(str(place) for place in places)
         raise ConfigError(
-            f"scenario {self.name!r}: profile {self.file.profile!r} not found (looked in {', '.join(map(str, places))}); "
+            f"scenario {self.name!r}: profile {self.file.profile!r} not found (looked in {looked}); "
             "measure it with: adaptsplit profile MODEL --frames SRC --out PROFILE"
         )
 
     @property
     def model_path(self) -> Path:
-        """The model folder that the profile was measured with (``model`` beside the profile's files, or the same)."""
-        for place in (self.profile_path / "model", self.profile_path):
+        """The model folder that the profile was measured with: inside the profile's folder, the same, or beside it."""
+        for place in (self.profile_path / "model", self.profile_path, self.profile_path.parent / "model"):
             if (place / "model.json").is_file():
                 return place
         raise ConfigError(
@@ -182,13 +183,14 @@ def load_scenario(source: str | Path | Mapping[str, Any], data: str | Path | Non
     return Scenario(parse(ScenarioFile, read_yaml(path), str(path)), path.parent, directory)
 
 
-def _data_directory(file: ScenarioFile, given: Path | None) -> Path | None:
-    named = given or (Path(file.data) if file.data else None) or _from_environment()
-    if named is not None and not named.is_dir():
+def data_directory(given: str | Path | None, key: str | None = None) -> Path | None:
+    """Return the data directory: ``given``, else the file's ``data`` key, else ADAPTSPLIT_DATA, else None.
+
+    ConfigError when the one that is named does not exist.
+    """
+    named = given or key or os.environ.get(DATA_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_dir():
         raise ConfigError(f"data directory {named}: not found; name it by --data, the key 'data' or {DATA_VARIABLE}")
-    return named
-
-
-def _from_environment() -> Path | None:
-    value = os.environ.get(DATA_VARIABLE)
-    return Path(value) if value else None
+    return Path(named)

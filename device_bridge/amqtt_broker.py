@@ -1,7 +1,7 @@
 """amqtt with two faults of 0.12 mended: ``python -m adaptsplit.device_bridge.amqtt_broker HOST PORT``.
 
-* A client that falls silent is never noticed (``handle_read_timeout`` does nothing): here its connection is closed and its
-  last will published.
+* A client that falls silent is never noticed (``handle_read_timeout`` does nothing): here its connection is closed and
+  its last will published.
 * A second client with the same id leaves the first one connected: here the older connection is closed.
 """
 
@@ -29,10 +29,6 @@ def _close_silent(handler: Any) -> None:
 class MendedBroker(Broker):  # type: ignore[misc]
     """amqtt's broker, closing the older of two connections with one client id."""
 
-    async def _initialize_client_session(self, *arguments: Any) -> Any:
-        handler, session = await super()._initialize_client_session(*arguments)
-        return handler, session
-
     async def _delete_session(self, client_id: str) -> None:
         old_session, old_handler = self._sessions.get(client_id, (None, None))
         if old_session is not None and old_session.transitions.state == "connected":
@@ -46,7 +42,7 @@ async def serve(host: str, port: int) -> None:
     BrokerProtocolHandler.handle_read_timeout = _close_silent
     config = {
         "listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}"}},
-        "timeout-disconnect-delay": 2,
+        "timeout_disconnect_delay": 2,
         "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     }
     broker = MendedBroker(config)

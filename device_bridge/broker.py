@@ -154,7 +154,9 @@ def serve(port: int = 1883, backend: str = "auto", host: str = "127.0.0.1") -> N
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process."""
-    parser = argparse.ArgumentParser(prog="adaptsplit broker", description="run an MQTT broker on the loopback interface")
+    parser = argparse.ArgumentParser(
+        prog="adaptsplit broker", description="run an MQTT broker on the loopback interface"
+    )
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")

@@ -1,4 +1,6 @@
-"""The edge server: decodes what devices send, runs decoder and tail, answers. ``python -m adaptsplit.device_bridge.edge``.
+"""The edge server: decodes what devices send, runs decoder and tail, answers.
+
+It is a process of its own: ``python -m adaptsplit.device_bridge.edge``.
 
 One MQTT connection carries data, a second one control (heartbeats, its own connection topic with a last will). Messages
 are acknowledged on the network's thread; the tail runs on a worker thread, one frame at a time.
@@ -16,8 +18,10 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptsplit.bundle import load_bundle
 from adaptsplit.codecs import decode_container
@@ -49,7 +53,7 @@ class Tail:
         answer = self._run(branch.name, branch.kind, decoded)
         return TailAnswer(answer.prediction.tobytes(), min(max(answer.confidence, 0.0), 1.0))
 
-    def _run(self, name: str, kind: str, decoded: np.ndarray) -> Answer:  # type: ignore[type-arg]
+    def _run(self, name: str, kind: str, decoded: NDArray[Any]) -> Answer:
         image = decoded.dtype == np.uint8
         if kind == "local" or image != (kind == "offload"):
             raise MessageError(f"branch {name!r} ({kind}) with {'an image' if image else 'features'}")
@@ -69,9 +73,7 @@ class EdgeServer:
         self._worker = threading.Thread(target=self._work, name="tail", daemon=True)
         self._worker.start()
         unique = f"{edge}-{self._id.hex()[:8]}"
-        self._data = MqttTransport(
-            broker, f"{unique}-data", [every_device(fleet, "up")], self._received, send_buffer=None
-        )
+        self._data = MqttTransport(broker, f"{unique}-data", [every_device(fleet, "up")], self._received)
         self._control = MqttTransport(
             broker,
             f"{unique}-control",

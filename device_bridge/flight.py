@@ -23,6 +23,9 @@ class Energy:
     radio_j_per_bit: float = 0.0
 
 
+NO_ENERGY = Energy()
+
+
 def _no_cells() -> Prediction:
     return np.zeros(0, dtype=np.uint8)
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
-from adaptsplit.device_bridge.transport import BrokerAddress, OnLink, OnMessage, Will
+from adaptsplit.device_bridge.transport import BrokerAddress, OnLink, OnMessage, Will, topic_matches
 from adaptsplit.errors import RunError
 
 log = logging.getLogger("adaptsplit.mqtt")
@@ -70,7 +71,7 @@ class MqttTransport:
         self._thread.start()
 
     def _make_client(self, client_id: str, will: Will | None) -> Any:
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(_RECONNECT_MIN_S, _RECONNECT_MAX_S)
         client.connect_timeout = 3.0
@@ -81,13 +82,15 @@ class MqttTransport:
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_socket_open = self._guard(self._socket_opened)
-        client.on_socket_register_write = self._guard(_leave_to_the_loop)  # else publish() writes on the caller's thread
+        client.on_socket_register_write = self._guard(
+            _leave_to_the_loop
+        )  # else publish() writes on the caller's thread
         client.on_connect = self._guard(self._connected)
         client.on_disconnect = self._guard(self._disconnected)
         client.on_message = self._guard(self._received)
         return client
 
-    # ---- Transport ----------------------------------------------------------------------------------------------------
+    # ---- Transport ----
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Hand a message to paho if connected; False otherwise (nothing is queued for later)."""
@@ -117,9 +120,11 @@ class MqttTransport:
         """Block until connected; RunError with the cure after ``timeout_s``."""
         if not self.connected.wait(timeout_s):
             where = f"mqtt://{self._broker.host}:{self._broker.port}"
-            raise RunError(f"no MQTT broker answers at {where}; start one with: adaptsplit broker --port {self._broker.port}")
+            raise RunError(
+                f"no MQTT broker answers at {where}; start one with: adaptsplit broker --port {self._broker.port}"
+            )
 
-    # ---- paho's callbacks ---------------------------------------------------------------------------------------------
+    # ---- paho's callbacks ----
 
     def _guard(self, function: Callable[..., None]) -> Callable[..., None]:
         def guarded(*arguments: Any) -> None:
@@ -154,9 +159,12 @@ class MqttTransport:
             self._on_link(False)
 
     def _received(self, client: Any, userdata: Any, message: Any) -> None:
+        if not any(topic_matches(pattern, message.topic) for pattern, _ in self._filters):
+            self.counts["not_subscribed"] += 1  # amqtt sends a new client every retained message
+            return
         self._on_message(message.topic, message.payload)
 
-    # ---- the network thread -------------------------------------------------------------------------------------------
+    # ---- the network thread ----
 
     def _run(self) -> None:
         """Connect, loop, and start again whatever ended it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -63,6 +64,8 @@ class Child:
         assert self.process.stdout is not None
         line = _read_line(self.process.stdout.fileno(), time.monotonic() + timeout_s)
         if line is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.5)
             state = self.process.poll()
             said = self._path.read_text(errors="replace").strip()[-500:]
             raise RunError(f"{self.module}: {'no answer' if state is None else f'ended with {state}'}; {said}")
@@ -95,10 +98,8 @@ class Child:
     def _close(self) -> None:
         for stream in (self.process.stdin, self.process.stdout, self._log):
             if stream is not None and not stream.closed:
-                try:
+                with contextlib.suppress(OSError):
                     stream.close()
-                except OSError:
-                    continue
 
 
 def _read_line(descriptor: int, until: float) -> bytes | None:

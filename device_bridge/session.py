@@ -4,11 +4,11 @@
     messages from the edge -> received();  the clock -> tick();  connections -> link_changed(), edge_changed()
 
 Times are seconds since frame 0 on the device's monotonic clock; frame k arrives at k / fps. The rules are those of the
-simulator (design: the simulator, steps 1 to 4): the device takes the freshest frame when it is free, overtaken frames
-are misses; at most ``window`` messages are unacknowledged and one frame waits in the slot; when the window opens it is
-sent if its predicted result meets the deadline, else its exit answers; at the deadline the exit answers for whatever has
-not come back. Every frame ends in exactly one ``Settled`` action. ``may_send`` and the tracker are
-``adaptsplit.estimators``, the very functions that the simulator compiles.
+simulator (``docs/simulator.md``): the device takes the freshest frame when it is free, overtaken frames are misses; at
+most ``window`` messages are unacknowledged and one frame waits in the slot; when the window opens it is sent if its
+predicted result meets the deadline, else its exit answers; at the deadline the exit answers for whatever has not come
+back. Every frame ends in exactly one ``Settled`` action. ``may_send`` and the tracker are ``adaptsplit.estimators``,
+the very functions that the simulator compiles.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit import estimators as est
 from adaptsplit.decision import Decision, DecisionSpace
-from adaptsplit.device_bridge.flight import Energy, Flight, Prediction
+from adaptsplit.device_bridge.flight import NO_ENERGY, Energy, Flight, Prediction
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Message, Result, Status
 from adaptsplit.observation import SIZE, normalise, observe
 from adaptsplit.outcome import Outcomes, Path
@@ -50,9 +50,20 @@ class SessionConfig:
     prior_bps: float = 1e6
     prior_rtt_s: float = 0.05
     prior_server_s: float = 0.02
-    energy: Energy = Energy()
+    energy: Energy = NO_ENERGY
     lost_after_s: float = 10.0
     give_up_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What the device believes of its link; ``edge`` is online, offline or unknown."""
+
+    frame: int
+    goodput_bps: float
+    rtt_s: float
+    unacked: int
+    edge: Literal["online", "offline", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,7 @@ class DeviceSession:
         self._next_beat = 0.0
         self._last_branch = -1
 
-    # ---- what the agent may ask -------------------------------------------------------------------------------------
+    # ---- what the agent may ask ----
 
     @property
     def done(self) -> bool:
@@ -148,9 +159,16 @@ class DeviceSession:
         return self.link_up and self.edge_online is not False
 
     @property
-    def unacknowledged(self) -> int:
-        """Number of messages in the window."""
-        return len(self._unacked)
+    def taken_up_at(self) -> float:
+        """When the frame at work was taken up (NaN: none is)."""
+        return math.nan if self._at_work is None else self._at_work.decided
+
+    def link_state(self) -> LinkState:
+        """Return what the device believes of its link."""
+        x = self.tracker
+        edge: Literal["online", "offline", "unknown"]
+        edge = "unknown" if self.edge_online is None else "online" if self.edge_online else "offline"
+        return LinkState(self._frame, float(x[est.GOODPUT]), float(x[est.RTT]), len(self._unacked), edge)
 
     def next_wakeup(self) -> float:
         """Return when ``tick`` has something to do next (infinity: nothing is planned)."""
@@ -168,7 +186,7 @@ class DeviceSession:
         x = self.tracker
         x[est.BATTERY], x[est.LOAD], x[est.TEMPERATURE], x[est.SIGNAL] = battery, load, temperature, signal
 
-    # ---- events of the clock and of the connections -----------------------------------------------------------------
+    # ---- events of the clock and of the connections ----
 
     def tick(self, now: float) -> list[Action]:
         """Deadlines, lost messages, heartbeats, and the next frame when the device is free."""
@@ -217,7 +235,7 @@ class DeviceSession:
             self._expire(flight, max(now, flight.deadline))
         return self._flush()
 
-    # ---- events of the device's own work ----------------------------------------------------------------------------
+    # ---- events of the device's own work ----
 
     def looked(self, frame: int, sharpness: float, difference: float, now: float) -> list[Action]:
         """The content signals of the frame at work are known: ask for a decision."""
@@ -278,7 +296,7 @@ class DeviceSession:
         self._fail(self._working(frame), now)
         return self._flush()
 
-    # ---- messages from the edge -------------------------------------------------------------------------------------
+    # ---- messages from the edge ----
 
     def received(self, message: Message, now: float) -> list[Action]:
         """A message came from the edge; what is not for this session, repeated or unknown is counted and ignored."""
@@ -345,7 +363,7 @@ class DeviceSession:
         del self._beats[beat.sequence]
         est.on_heartbeat(self.tracker, now, sent_at)
 
-    # ---- the device -------------------------------------------------------------------------------------------------
+    # ---- the device ----
 
     def _ended(self) -> bool:
         return self.config.frames is not None and self._frame >= self.config.frames
@@ -404,7 +422,7 @@ class DeviceSession:
         fallback = path in (Path.FALLBACK_LATE, Path.FALLBACK_PASSED)
         est.on_settled(self.tracker, 0.0, 1.0 if fallback else 0.0)
 
-    # ---- the sender -------------------------------------------------------------------------------------------------
+    # ---- the sender ----
 
     def _serve_slot(self, now: float) -> None:
         """Send the frame in the slot, or pass it over, if the window is open."""
@@ -472,7 +490,7 @@ class DeviceSession:
             del self._awaiting[flight.sequence]
             self._emit(flight, now)
 
-    # ---- heartbeats and records -------------------------------------------------------------------------------------
+    # ---- heartbeats and records ----
 
     def _beat(self, now: float) -> None:
         beat = Heartbeat(self.config.session, self._beat_sequence, max(round(now * 1e6), 0))

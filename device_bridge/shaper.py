@@ -1,10 +1,10 @@
 """A link in user space: a TCP proxy between device and broker that replays a recorded trace.
 
-Towards the broker, bytes are served at the trace's capacity, one link for all connections: chunks of about 2 ms each, in
-turn over the connections, so that a heartbeat does not wait behind a whole frame. Half the round trip is added each way.
-A message of b bytes handed over at t arrives at ``clock.finish(t, 8 b) + rtt / 2``, the convention of the simulator: the
-service of a chunk begins when the chunk before it ended or when its bytes were read, whichever is later, in the trace's
-own time, so that a late wake-up of this process delays one chunk and not all that follow.
+Towards the broker, bytes are served at the trace's capacity, one link for all connections: chunks of about 2 ms each,
+in turn over the connections, so that a heartbeat does not wait behind a whole frame. Half the round trip is added each
+way. A message of b bytes handed over at t arrives at ``clock.finish(t, 8 b) + rtt / 2``, the convention of the
+simulator: the service of a chunk begins when the chunk before it ended or when its bytes were read, whichever is later,
+in the trace's own time, so that a late wake-up of this process delays one chunk and not all that follow.
 
 Time 0 of the trace is given by ``start`` (frame 0 of the device); before it, bytes pass unshaped. In an outage nothing
 moves. Buffers are small and sockets have TCP_NODELAY. It runs as a process of its own::
@@ -38,14 +38,22 @@ READ_BYTES = 4096
 BUFFERED_BYTES = 32 * 1024
 SOCKET_BYTES = 16 * 1024
 CHUNK_S = 0.002
+TIMER_S = 0.0005
 MIN_CHUNK, MAX_CHUNK = 256, 8192
 
 
 def save_trace(trace: LinkTrace, path: Path) -> None:
     """Write a trace for the shaper's process (arrays and names, no pickle)."""
-    arrays = {"capacity_bps": trace.capacity_bps, "rtt_s": trace.rtt_s, "loss": trace.loss}
-    signal = np.zeros(0) if trace.signal_dbm is None else trace.signal_dbm
-    np.savez(path, dt_s=trace.dt_s, name=trace.name, family=trace.family, signal_dbm=signal, **arrays)
+    np.savez(
+        path,
+        dt_s=trace.dt_s,
+        name=trace.name,
+        family=trace.family,
+        capacity_bps=trace.capacity_bps,
+        rtt_s=trace.rtt_s,
+        loss=trace.loss,
+        signal_dbm=np.zeros(0) if trace.signal_dbm is None else trace.signal_dbm,
+    )
 
 
 def load_trace(path: Path) -> LinkTrace:
@@ -62,14 +70,13 @@ def load_trace(path: Path) -> LinkTrace:
 class _Connection:
     """One device connection and its twin to the broker."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
+        self.out: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.held = 0
         self.room = asyncio.Event()
         self.room.set()
         self.last_delivery = 0.0
-        self.closed = False
 
 
 class Shaper:
@@ -84,7 +91,7 @@ class Shaper:
         self._turn = 0
         self._work = asyncio.Event()
         self._served_until = 0.0  # trace time
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._link: asyncio.Task[None] | None = None
 
     async def serve(self, target: tuple[str, int], port: int = 0) -> asyncio.Server:
         """Listen on 127.0.0.1 and pump until cancelled; returns the server (its port is the one to give devices)."""
@@ -92,17 +99,10 @@ class Shaper:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._pipe(reader, writer, target)
 
-        self._spawn(self._serve_link())
+        self._link = asyncio.create_task(self._serve_link())
         return await asyncio.start_server(accept, "127.0.0.1", port, limit=READ_BYTES)
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _pipe(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]
-    ) -> None:
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*target, limit=READ_BYTES)
         except OSError:
@@ -110,14 +110,12 @@ class Shaper:
             return
         for stream in (writer, far_writer):
             _tune(stream)
-        connection = _Connection(len(self._connections))
+        connection = _Connection()
         self._connections.append(connection)
-        out: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        connection.deliver = out.put_nowait  # type: ignore[attr-defined]
         back: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         parts = [
             asyncio.ensure_future(self._read_up(reader, connection)),
-            asyncio.ensure_future(_write(out, far_writer)),
+            asyncio.ensure_future(_write(connection.out, far_writer)),
             asyncio.ensure_future(self._read_down(far_reader, back)),
             asyncio.ensure_future(_write(back, writer)),
         ]
@@ -125,7 +123,6 @@ class Shaper:
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        connection.closed = True
         self._connections.remove(connection)
         for stream in (writer, far_writer):
             stream.transport.abort()  # what was under way on this connection is lost, as on a real link
@@ -159,7 +156,7 @@ class Shaper:
             end = self._serve_chunk(read_at, chunk)
             self.bytes_up += len(chunk)
             connection.last_delivery = max(end + 0.5 * self._rtt(end), connection.last_delivery)
-            connection.deliver((connection.last_delivery, chunk))  # type: ignore[attr-defined]
+            connection.out.put_nowait((connection.last_delivery, chunk))
             await _sleep_until(end)
 
     def _next_connection(self) -> _Connection | None:
@@ -211,8 +208,9 @@ async def _write(out: asyncio.Queue[tuple[float, bytes]], writer: asyncio.Stream
 
 
 async def _sleep_until(due: float) -> None:
-    while (left := due - time.monotonic()) > 0.0:
-        await asyncio.sleep(min(left, 1.0))
+    """Sleep to within half a millisecond either way (asyncio's timers are rounded up to whole milliseconds)."""
+    while (left := due - time.monotonic()) > TIMER_S:
+        await asyncio.sleep(min(left - TIMER_S, 1.0))
 
 
 def _tune(stream: asyncio.StreamWriter) -> None:

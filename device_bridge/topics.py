@@ -1,11 +1,11 @@
 """The topic tree, ``adaptsplit/v1/{fleet}/{device}/...``; at most seven slashes, so that it fits every cloud broker.
 
-    up, down              data plane: frames to the edge; acknowledgements and results to the device (QoS 0)
-    heartbeat             device to edge, 1 Hz (QoS 0); ``heartbeat/reply`` brings it back
-    connection            ONLINE, OFFLINE, CONNECTION_BROKEN (QoS 1, retained, last will)
-    birth                 the device describes itself (QoS 1, retained)
-    state, event          telemetry, latest only (QoS 0); things that happened (QoS 1)
-    adaptsplit/v1/{fleet}/_edge/{edge}/connection   the same for an edge server
+up, down              data plane: frames to the edge; acknowledgements and results to the device (QoS 0)
+heartbeat             device to edge, 1 Hz (QoS 0); ``heartbeat/reply`` brings it back
+connection            ONLINE, OFFLINE, CONNECTION_BROKEN (QoS 1, retained, last will)
+birth                 the device describes itself (QoS 1, retained)
+state, event          telemetry, latest only (QoS 0); things that happened (QoS 1)
+adaptsplit/v1/{fleet}/_edge/{edge}/connection   the same for an edge server
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def compiled(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """As ``compiled``, inlined wherever it is called: for leaves, since passing the world costs more than their work."""
+    """As ``compiled``, inlined wherever it is called: for leaves, where passing the world costs more than the work."""
     return _compile(function, inline=True)
 
 

@@ -1,9 +1,9 @@
 """The physics: one compiled transition per environment, from the decision on a frame to the next decision.
 
 Everything that the environments, the evaluation and the oracles simulate is ``step_row``; they differ only in who calls
-it. Read ``docs/simulator.md`` beside it. ``s`` is a state row (``adaptsplit.envs.layout``), ``x`` the tracker in it, ``log``
-the outcome records of the row (a ring over frames), ``freeze`` the time up to which the world is known (planning only;
-infinity in the real world).
+it. Read ``docs/simulator.md`` beside it. ``s`` is a state row (``adaptsplit.envs.layout``), ``x`` the tracker in it,
+``log`` the outcome records of the row (a ring over frames), ``freeze`` the time up to which the world is known
+(planning only; infinity in the real world).
 """
 
 from __future__ import annotations
@@ -320,7 +320,8 @@ def advance(w: World, s: Array, seed: np.uint64, log: Array, until: float, freez
 def hand_over(
     w: World, s: Array, seed: np.uint64, log: Array, frame: int, exit_at: float, now: float, freeze: float
 ) -> None:
-    """The encoded frame reaches the sender: sent, passed over, or put into the slot (which it takes from an older one)."""
+    """The encoded frame reaches the sender: sent, passed over, or put into the slot (which it takes from an older
+    one)."""
     record = log[frame % log.shape[0]]
     if s[SLOT_USED] == 1.0:
         pass_over(w, s, log, now, freeze)

@@ -1,8 +1,9 @@
 """Layout of the simulator's state: one contiguous float64 row per environment.
 
-The physical state (what is) comes first, the tracker (what the device knows, ``adaptsplit.estimators``) after it. Integers
-are stored as floats; they stay far below 2**53. In flight are at most ``RING`` messages; each stream of events (acknowledgement,
-result, settlement) is a counter into the ring, so an entry is free once all three have passed it.
+The physical state (what is) comes first, the tracker (what the device knows, ``adaptsplit.estimators``) after it.
+Integers are stored as floats; they stay far below 2**53. In flight are at most ``RING`` messages; each stream of
+events (acknowledgement, result, settlement) is a counter into the ring, so an entry is free once all three have
+passed it.
 """
 
 from __future__ import annotations

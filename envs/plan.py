@@ -1,8 +1,9 @@
 """Compiled planning on the simulator itself: beam search, receding horizon, replay of a plan, and a relaxed bound.
 
-A plan is a sequence of candidates (branch, rate, threshold value). Beams are kept per frame, since a slow decision skips
-frames; two states that differ in nothing that matters later (device and link free at the same times, the same frame in
-the slot) keep the better one only. Letters: K beam width, C candidates, F frames, G frames that one decision can span.
+A plan is a sequence of candidates (branch, rate, threshold value). Beams are kept per frame, since a slow decision
+skips frames; two states that differ in nothing that matters later (device and link free at the same times, the same
+frame in the slot) keep the better one only. Letters: K beam width, C candidates, F frames, G frames that one decision
+can span.
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ def _place(states: Array, scores: Array, used: Array, slot: int, s: Array, score
     width, worst = scores.shape[1], -1
     for k in range(used[slot]):
         other = states[slot, k]
-        same = abs(other[LINK_FREE] - s[LINK_FREE]) < SAME_S and abs(other[NOW] - s[NOW]) < SAME_S
-        if same and other[SLOT_USED] == s[SLOT_USED] and other[SLOT_FRAME] == s[SLOT_FRAME]:
-            if other[SLOT_BRANCH] == s[SLOT_BRANCH] and other[LAST_BRANCH] == s[LAST_BRANCH]:
-                return k if score > scores[slot, k] else -1
+        times = abs(other[LINK_FREE] - s[LINK_FREE]) < SAME_S and abs(other[NOW] - s[NOW]) < SAME_S
+        waiting = other[SLOT_USED] == s[SLOT_USED] and other[SLOT_FRAME] == s[SLOT_FRAME]
+        branches = other[SLOT_BRANCH] == s[SLOT_BRANCH] and other[LAST_BRANCH] == s[LAST_BRANCH]
+        if times and waiting and branches:
+            return k if score > scores[slot, k] else -1
         if worst < 0 or scores[slot, k] < scores[slot, worst]:
             worst = k
     if used[slot] < width:
@@ -141,7 +143,8 @@ def beam(
 
 @compiled
 def replay(w: World, s: Array, log: Array, seed: np.uint64, plan: Array) -> float:
-    """Play decisions per frame (F, 3) floats (branch -1: none was taken, then the last is repeated); return the value."""
+    """Play decisions per frame (F, 3) floats (branch -1: none was taken, then the last is repeated); return the
+    value."""
     reset_row(w, s, seed)
     total, b, r, threshold = 0.0, 0, 0, 0.0
     while s[DONE] == 0.0:

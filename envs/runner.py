@@ -10,36 +10,56 @@ from numpy.typing import NDArray
 from adaptsplit.controller import Controller, State
 from adaptsplit.envs.core import reset_row
 from adaptsplit.envs.layout import LINK, LINK_OFFSET, ROW_FIRST, ROW_OFFSET, STATE_SIZE
-from adaptsplit.envs.simulator import Simulator
+from adaptsplit.envs.simulator import Simulator, Stretch
 from adaptsplit.envs.world import World
 from adaptsplit.links import LinkTrace
 from adaptsplit.outcome import Outcomes
 
 Array = NDArray[Any]
 EPISODE = np.dtype(
-    [("recording", "U64"), ("family", "U32"), ("offset_s", "f8"), ("segment", "i4"), ("first_frame", "i4"), ("flight", "i4")]
+    [
+        ("recording", "U64"),
+        ("family", "U32"),
+        ("offset_s", "f8"),
+        ("segment", "i4"),
+        ("first_frame", "i4"),
+        ("flight", "i4"),
+    ]
 )
 SEGMENT_S = 60.0
 
 
-def run_episodes(world: World, controller: Controller, seeds: Array, *, batch: int = 512, seed: int = 0) -> Outcomes:
+def run_episodes(
+    world: World,
+    controller: Controller,
+    seeds: Array,
+    *,
+    batch: int = 512,
+    seed: int = 0,
+    stretch: Stretch | None = None,
+) -> Outcomes:
     """Return outcomes (E, F), one record per frame of each of the E episodes.
 
     A controller that learns does so within its batch row, from outcomes delivered when they would have arrived; each
-    episode starts it afresh. ``seed`` feeds the controller's own random numbers.
+    episode starts it afresh. ``seed`` feeds the controller's own random numbers. ``stretch`` puts every episode on the
+    same piece of link and frames (the seeds then draw stage times and losses only).
     """
     parts = []
     for start in range(0, len(seeds), batch):
         rng = np.random.default_rng([seed, start])
-        parts.append(_run_batch(world, controller, seeds[start : start + batch], rng))
+        parts.append(_run_batch(world, controller, seeds[start : start + batch], rng, stretch))
     outcomes = np.concatenate(parts)
     outcomes["env"] = np.arange(len(outcomes))[:, None]
     return outcomes
 
 
-def _run_batch(world: World, controller: Controller, seeds: Array, rng: np.random.Generator) -> Outcomes:
+def _run_batch(
+    world: World, controller: Controller, seeds: Array, rng: np.random.Generator, stretch: Stretch | None
+) -> Outcomes:
     simulator = Simulator(world, len(seeds), keep_all=True)
     observations = simulator.reset(seeds)
+    if stretch is not None:
+        observations = simulator.place(stretch)
     state = controller.init(len(seeds), rng)
     delivery = Delivery(simulator)
     while not simulator.done.all():

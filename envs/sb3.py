@@ -34,7 +34,7 @@ class SplitVecEnv(VecEnv):
         self._no_info: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         super().__init__(num_envs, observation_space(), action_space(scenario.space, actions))
 
-    def seed(self, seed: int | None = None) -> Sequence[None | int]:
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Name the sequence of episodes that the next ``reset`` starts."""
         self._episodes = Episodes(self.num_envs, 0 if seed is None else seed)
         return [seed] * self.num_envs

@@ -1,7 +1,8 @@
-"""The batched simulator: n independent devices of one world, one state row each. Env, VectorEnv and runner are shells."""
+"""The batched simulator: n independent devices of one world, one state row each; environments are shells over it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,21 @@ from numpy.typing import NDArray
 
 from adaptsplit import observation
 from adaptsplit.envs.compiled import compiled, episode_seed
-from adaptsplit.envs.core import observe_row, reset_row, step_row
-from adaptsplit.envs.layout import DONE, FRAME, NOW, STATE_SIZE, TERMINATED
+from adaptsplit.envs.core import beat_reply, observe_row, reset_row, step_row, telemetry
+from adaptsplit.envs.layout import (
+    BATTERY_J,
+    BEAT_REPLY,
+    DONE,
+    FRAME,
+    LINK,
+    LINK_OFFSET,
+    NOW,
+    ROW_COUNT,
+    ROW_FIRST,
+    ROW_OFFSET,
+    STATE_SIZE,
+    TERMINATED,
+)
 from adaptsplit.envs.world import World
 from adaptsplit.outcome import OUTCOME, Outcomes
 
@@ -49,6 +63,27 @@ def step_rows(
             observe_row(w, s, raw, observations[i])
 
 
+@compiled
+def settle_rows(w: World, states: Array, raw: Array, observations: Array) -> None:
+    """Bring heartbeat, telemetry and observation in line with states that were changed by hand."""
+    for i in range(states.shape[0]):
+        states[i, BEAT_REPLY] = 0.0
+        states[i, BEAT_REPLY] = beat_reply(w, states[i], 0.0, np.inf)
+        telemetry(w, states[i])
+        observe_row(w, states[i], raw, observations[i])
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A named piece of the world: link (index) from ``offset_s`` on, flight (index) from its ``first_frame`` on."""
+
+    link: int
+    offset_s: float
+    flight: int
+    first_frame: int
+    battery: float = 0.8
+
+
 class Simulator:
     """n devices of one world.
 
@@ -71,13 +106,26 @@ class Simulator:
         self._shape = np.array([len(world.rates), int(world.rates.max()), len(world.thresholds)])
 
     def reset(self, seeds: Array) -> Array:
-        """Start every row with its own seed (n,) uint64; return observations (n, D) (a view, overwritten by ``step``)."""
+        """Start every row with its own seed (n,) uint64; return observations (n, D), a view."""
         return self.reset_rows(np.arange(self.n), seeds)
 
     def reset_rows(self, rows: Array, seeds: Array) -> Array:
         """Start the named rows with ``seeds`` (len(rows),)."""
         self.seeds[rows] = np.asarray(seeds, dtype=np.uint64)
         reset_rows(self.world, self.states, self.seeds, rows, self._raw, self.observations)
+        return self.observations
+
+    def place(self, stretch: Stretch) -> Array:
+        """Put every row, just reset, on a named stretch of link and frames; return observations (n, D)."""
+        w = self.world
+        self.states[:, LINK], self.states[:, LINK_OFFSET] = stretch.link, stretch.offset_s
+        self.states[:, ROW_FIRST], self.states[:, ROW_COUNT] = (
+            w.flight_first[stretch.flight],
+            w.flight_count[stretch.flight],
+        )
+        self.states[:, ROW_OFFSET] = stretch.first_frame
+        self.states[:, BATTERY_J] = w.constants.battery_j * stretch.battery
+        settle_rows(w, self.states, self._raw, self.observations)
         return self.observations
 
     def step(self, decisions: Array) -> tuple[Array, Array, Array]:
@@ -132,5 +180,3 @@ def episode_seeds(seed: int, count: int, split: str) -> Array:
     """Return the seeds (count,) of evaluation episodes: the same for every controller; they differ between splits."""
     key = np.uint64(seed) + np.uint64({"train": 1, "validation": 2, "test": 3}[split] << 48)
     return np.array([episode_seed(key, i, 0) for i in range(count)], dtype=np.uint64)
-
-

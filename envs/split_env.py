@@ -96,7 +96,13 @@ class SplitEnv(gym.Env[Array, Any]):
         frame = int(self._simulator.frame[0])
         observations, rewards, done = self._simulator.step(decision)
         terminated = bool(self._simulator.terminated[0])
-        return observations[0].copy(), float(rewards[0]), terminated, bool(done[0]) and not terminated, self._info(frame)
+        return (
+            observations[0].copy(),
+            float(rewards[0]),
+            terminated,
+            bool(done[0]) and not terminated,
+            self._info(frame),
+        )
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which entries of the (flattened) action space are distinct decisions."""

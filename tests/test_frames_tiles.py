@@ -149,6 +149,14 @@ def test_compressed_cut_and_foreign_files_are_refused(small_tar: Path, tmp_path:
             load_tiles(path, "model-train")
 
 
+def test_archive_that_ends_inside_a_picture_is_refused(tmp_path: Path) -> None:
+    name = next(f"{k}.png" for k in range(99) if split_of(f"{k}.png") == "test")
+    path = write_tar(tmp_path / "cut.tar", [(tarfile.TarInfo(f"alpha/{name}"), png(3))])
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"cut off|plain tar"):
+        load_tiles(path, "test")
+
+
 def test_split_without_a_picture_of_a_class_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "few.tar", good_members(1))
     with pytest.raises(DataError, match="no picture of class"):

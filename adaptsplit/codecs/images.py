@@ -19,7 +19,8 @@ from adaptsplit.codecs.container import FIRST_IMAGE_KIND, Container, build_conta
 from adaptsplit.errors import CodecError
 
 QUALITIES = tuple(range(5, 100, 5))
-WEBP_METHOD = 4
+WEBP_METHOD = 1
+"""A quarter of the time of libwebp's default effort (4) for 3 to 8 % more bytes on 256 x 256 frames."""
 
 Format = Literal["webp", "jpeg"]
 _FORMATS: tuple[Format, ...] = ("webp", "jpeg")
@@ -28,7 +29,7 @@ _NO_SIZE = frozenset((0x01, *range(0xD0, 0xD8)))
 
 @dataclass(frozen=True, slots=True)
 class PillowCodec:
-    """``webp-{q}`` (libwebp's default effort) and ``jpeg-{q}`` (baseline, optimised tables, 4:2:0)."""
+    """``webp-{q}`` (fast effort) and ``jpeg-{q}`` (baseline, optimised tables, 4:2:0)."""
 
     format: Format
     quality: int

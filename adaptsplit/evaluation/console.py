@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -11,52 +15,71 @@ from adaptsplit.evaluation.live import LiveComparison, LiveRow
 from adaptsplit.evaluation.report_tables import DASH, text_of, tolerance_text
 from adaptsplit.evaluation.results import ControllerResult, ResultsDocument
 
-_COLUMNS = (
-    "reward",
-    "vs best static",
-    "quality",
-    "miss %",
-    "fallb %",
-    "sent %",
-    "p50 ms",
-    "p95 ms",
-    "mJ",
-    "KiB",
-    "gap %",
-)
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A heading, its cells, and how late it is left out of a narrow table (0: never)."""
+
+    heading: str
+    cell: Callable[[ControllerResult], Text]
+    drop: int = 0
 
 
-def console_table(document: ResultsDocument) -> Table:
-    """Return the table static / rules / bandits / learned / oracles."""
-    table = Table(title=f"{document.scenario}: {document.episodes} {document.split} episodes", title_justify="left")
+def _number(metric: str, digits: int, scale: float = 1.0, percentile: str | None = None) -> Callable[..., Text]:
+    return lambda row: Text(text_of(row.number(metric, percentile), digits, scale))
+
+
+def console_table(document: ResultsDocument, width: int | None = None) -> Table:
+    """Return the table static / rules / bandits / learned / oracles; a narrow ``width`` leaves columns out."""
+    best, rows = champion(document), featured(document)
+    columns = _fitting(document, rows, width)
+    best_static = document.best_static
+    caption = (
+        f"best static: {best_static.hindsight.removeprefix('static:')} in hindsight, "
+        f"{best_static.chosen_on_train.removeprefix('static:')} chosen on train; ± is half a 95 % interval"
+    )
+    title = f"{document.scenario}: {document.episodes} {document.split} episodes"
+    table = _table(title, caption)
     table.add_column("controller", no_wrap=True)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
-    best, before = champion(document), ""
-    for row in featured(document):
-        if before and row.kind != before:
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    before = rows[0].kind
+    for row in rows:
+        if row.kind != before:
             table.add_section()
         before = row.kind
         style = "bold" if best and row.name == best.name else "dim" if row.kind == "oracle" else ""
-        runs = f" ({row.runs} runs)" if row.runs > 1 else ""
-        table.add_row(label(document, row.name) + runs, *_cells(row), style=style)
+        table.add_row(_name(document, row), *(column.cell(row) for column in columns), style=style)
     return table
 
 
-def _cells(row: ControllerResult) -> list[str | Text]:
-    return [
-        text_of(row.number("reward"), 3),
-        _difference(row),
-        text_of(row.number("quality"), 3),
-        text_of(row.number("miss_ratio"), 1, 100),
-        text_of(row.number("fallback_ratio"), 1, 100),
-        text_of(row.number("offload_ratio"), 1, 100),
-        text_of(row.number("answer_latency_ms", "p50"), 0),
-        text_of(row.number("answer_latency_ms", "p95"), 0),
-        text_of(row.number("energy_mj"), 0),
-        text_of(row.number("bytes"), 2, 1 / 1024),
-        text_of(row.number("gap_closed"), 0, 100),
+def _name(document: ResultsDocument, row: ControllerResult) -> str:
+    runs = f" x{row.runs}" if row.runs > 1 else ""
+    return label(document, row.name).partition(" (")[0] + runs
+
+
+def _fitting(document: ResultsDocument, rows: list[ControllerResult], width: int | None) -> list[_Column]:
+    """Leave columns out, the least needed first, until the table fits."""
+    columns = [
+        _Column("reward", _number("reward", 3)),
+        _Column("vs best static", _difference),
+        _Column("quality", _number("quality", 3)),
+        _Column("miss %", _number("miss_ratio", 1, 100)),
+        _Column("fallb %", _number("fallback_ratio", 1, 100), drop=3),
+        _Column("sent %", _number("offload_ratio", 1, 100), drop=1),
+        _Column("p50 ms", _number("answer_latency_ms", 0, 1, "p50"), drop=4),
+        _Column("p95 ms", _number("answer_latency_ms", 0, 1, "p95")),
+        _Column("mJ", _number("energy_mj", 0), drop=5),
+        _Column("KiB", _number("bytes", 2, 1 / 1024), drop=2),
+        _Column("gap %", _number("gap_closed", 0, 100)),
     ]
+    names = max(len(_name(document, row)) for row in rows)
+    need = {c.heading: 1 + max(len(c.heading), *(len(c.cell(row)) for row in rows)) for c in columns}
+    for column in sorted((c for c in columns if c.drop), key=lambda c: c.drop):
+        if width is None or names + sum(need[c.heading] for c in columns) <= width:
+            break
+        columns.remove(column)
+    return columns
 
 
 def _difference(row: ControllerResult) -> Text:
@@ -70,20 +93,34 @@ def _difference(row: ControllerResult) -> Text:
 
 
 def live_table(live: LiveComparison) -> Table:
-    """Return simulated and live numbers of each controller side by side."""
-    table = Table(title="simulated against live", title_justify="left", caption=live.note or None)
-    table.add_column("controller", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
-    for heading in ("simulated", "live", "difference", "promised", "within"):
+    """Return simulated and live numbers of each controller side by side (at most 80 columns wide)."""
+    table = _table("simulated against live", live.note)
+    table.add_column("", no_wrap=True)
+    for heading in ("simulated", "live", "difference", "within"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = ""
     for row in live.rows:
-        if before and row.controller != before:
-            table.add_section()
-        first = "" if row.controller == before else f"{row.controller} ({live.frames[row.controller]} frames)"
+        if row.controller != before:
+            if before:
+                table.add_section()
+            table.add_row(Text(f"{row.controller} ({live.frames[row.controller]} frames)", style="bold"))
         before = row.controller
-        table.add_row(first, *_live_cells(row))
+        table.add_row(*_live_cells(row))
     return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0),
+        collapse_padding=True,
+        pad_edge=False,
+    )
 
 
 def _live_cells(row: LiveRow) -> list[str | Text]:
@@ -92,11 +129,10 @@ def _live_cells(row: LiveRow) -> list[str | Text]:
     difference = DASH if np.isnan(row.difference) else f"{row.difference:+.{digits}f}"
     if row.column.relative and not np.isnan(row.relative):
         difference += f" ({100 * row.relative:+.1f} %)"
-    verdict = {"within": Text("yes", "green"), "outside": Text("no", "red"), "unknown": Text("")}[row.verdict]
-    return [
-        f"{row.column.name} ({unit})" if unit else row.column.name,
-        *values,
-        difference,
-        tolerance_text(row),
-        verdict,
-    ]
+    promised = tolerance_text(row)
+    verdict = {
+        "within": Text(f"yes, {promised}", "green"),
+        "outside": Text(f"no, {promised}", "red"),
+        "unknown": Text(""),
+    }[row.verdict]
+    return [f"  {row.column.name} ({unit})" if unit else f"  {row.column.name}", *values, difference, verdict]

@@ -46,7 +46,8 @@ def headline(document: ResultsDocument) -> str:
         )
     difference = found.paired["hindsight"].difference["reward"]
     share = found.number("gap_closed")
-    closed = f" It closes {100 * share:.0f} % of the gap to the informed oracle." if share is not None else ""
+    better = difference.low is not None and difference.low > 0
+    closed = f" It closes {100 * share:.0f} % of the gap to the informed oracle." if better and share else ""
     return (
         f"{found.name} earns a reward of {found.number('reward'):.3f} per frame, {_verdict(difference)} the best of "
         f"{statics} static decisions even when that one is chosen in hindsight ({_interval_only(difference)}).{closed}"

@@ -20,7 +20,7 @@ TERMS = {
     "quality": "Fraction of the frame's cells classified correctly; a missed frame counts as 0.",
     "branch, rate, threshold": "The three knobs of a decision: which head runs on the device, how strongly its "
     "features are compressed (0 = strongest), and the confidence from which the exit's answer is good enough.",
-    "exit": "The small classifier on the device: its answer stands when it is confident, and is the fallback otherwise.",
+    "exit": "The small classifier on the device: its answer stands when it is confident; else it is the fallback.",
     "miss": "No answer by the deadline.",
     "fallback": "The frame was meant for the edge, but the link was too slow, so the exit answered.",
     "static decision": "The same branch, rate and threshold for every frame. The best one is stated twice: "
@@ -81,8 +81,11 @@ def _cards(document: ResultsDocument) -> str:
     pair = best.paired["hindsight"]
     wins = pair.probability_of_improvement.value
     cards = [
-        (tables.text_of(best.number("gap_closed"), 0, 100) + " %", "of the gap to the informed oracle closed"),
-        (tables.text_of(wins, 0, 100) + " %", "of episodes in which it beats the best static decision"),
+        (
+            tables.text_of(best.number("gap_closed"), 0, 100) + " %",
+            f"of the gap to the informed oracle closed by {escape(best.name)}",
+        ),
+        (tables.text_of(wins, 0, 100) + " %", "of episodes in which it beats the best static decision in hindsight"),
         (_change(best, static, "bytes", None), "bytes per frame, against the best static decision"),
         (_change(best, static, "energy_mj", None), "device energy per frame, against the best static decision"),
         (_points(best, static), "quality, against the best static decision"),
@@ -187,14 +190,16 @@ def _knobs(document: ResultsDocument) -> str:
         return ""
     caption = (
         f"Left: reward that {escape(document.knobs.oracle)} loses when one knob is frozen at its best value and the "
-        "other two stay free. Right: its reward with the knob frozen at each value (the best is named); the dashed line is "
-        f"all three free. First {document.knobs.episodes} episodes."
+        "other two stay free. Right: its reward with the knob frozen at each value (the best is named); the dashed "
+        f"line is all three free. First {document.knobs.episodes} episodes."
     )
-    picture = _figure(figures.knobs(document), caption, "medium")
+    picture = _figure(figures.knobs(document), caption, "wide")
     return f'<h2>What each of the three knobs is worth</h2><div class="figures one">{picture}</div>'
 
 
 def _families(document: ResultsDocument) -> str:
+    if len(document.families) < 2:
+        return ""
     return f"<h2>By family of links</h2>{tables.family_table(document)}"
 
 

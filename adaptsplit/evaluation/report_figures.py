@@ -202,13 +202,15 @@ def _bar(ax: Axes, row: ControllerResult, metric: str, y: float, solid: bool) ->
     low, high = row.bounds(metric)
     if low is not None and high is not None:
         ax.plot([100 * low, 100 * high], [y, y], color=svg.INK, linewidth=1.3)
+    right = max(value, 0.0 if high is None else high, 0.0)
+    ax.annotate(f"{100 * value:.0f}", (100 * right, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def knobs(document: ResultsDocument) -> str:
     """What each knob is worth, and the oracle's reward with it frozen at each value."""
     assert document.knobs is not None
     found = document.knobs
-    with svg.figure(7.2, 3.4, 1, 2) as (drawn, axes):
+    with svg.figure(10.5, 3.3, 1, 2) as (drawn, axes):
         ax, detail = axes[0]
         for y, knob in enumerate(found.knobs[::-1]):
             ax.barh(y, knob.worth.value or 0.0, height=0.5, color=_knob_colour(knob.knob))

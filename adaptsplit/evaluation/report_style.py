@@ -2,9 +2,9 @@
 
 CSS = """
 :root { color-scheme: light dark; --ink:#1b1e24; --muted:#5b6270; --line:#d7dbe2; --paper:#f4f4f0; --card:#fdfdfb;
-  --accent:#c2410c; --good:#0b6b4f; --bad:#b42318; --tint:#fff4ec; }
+  --accent:#c2410c; --good:#0b6b4f; --bad:#b42318; --tint:#fff4ec; --blue:#0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink:#e9ebef; --muted:#a3abb9; --line:#3a414d; --paper:#14171c;
-  --card:#1c2027; --accent:#fb923c; --good:#4ecfa3; --bad:#ff8a7a; --tint:#2a211b; } }
+  --card:#1c2027; --accent:#fb923c; --good:#4ecfa3; --bad:#ff8a7a; --tint:#2a211b; --blue:#3b97d3; } }
 * { box-sizing: border-box; }
 body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 system-ui,-apple-system,"Segoe UI",
   "Noto Sans","DejaVu Sans",sans-serif; -webkit-text-size-adjust:100%; }
@@ -23,8 +23,9 @@ p { margin:6px 0 12px; max-width:72ch; }
 .scroll { overflow-x:auto; background:var(--card); border:1px solid var(--line); border-radius:10px; margin:12px 0; }
 table { border-collapse:collapse; width:100%; font-size:.875rem; font-variant-numeric:tabular-nums; }
 caption { caption-side:bottom; text-align:left; padding:8px 12px; color:var(--muted); font-size:.84rem; }
-th,td { padding:5px 9px; vertical-align:middle; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); }
-th { font-weight:600; color:var(--muted); vertical-align:bottom; }
+th,td { padding:5px 9px; vertical-align:middle; text-align:right; white-space:nowrap;
+  border-bottom:1px solid var(--line); }
+th { white-space:normal; font-weight:600; color:var(--muted); vertical-align:bottom; }
 th:first-child,td:first-child { text-align:left; position:sticky; left:0; background:var(--card); }
 th.l,td.l { text-align:left; }
 td small { display:block; font-size:.8em; line-height:1.25; } td:first-child small { font-size:.86em; }
@@ -40,7 +41,7 @@ td small { color:var(--muted); font-weight:400; }
 figure { margin:0; background:var(--card); border:1px solid var(--line); border-radius:10px; padding:12px 14px;
   break-inside:avoid; min-width:0; }
 figure svg { display:block; width:100%; height:auto; }
-.wide svg { min-width:760px; } .wide .pan { overflow-x:auto; } .medium svg { max-width:820px; }
+.wide svg { min-width:760px; } .wide .pan { overflow-x:auto; }
 figcaption { color:var(--muted); font-size:.86rem; line-height:1.45; margin-top:8px; max-width:80ch; }
 dl { display:grid; grid-template-columns:minmax(8.5em,auto) 1fr; gap:4px 16px; font-size:.9rem; margin:10px 0; }
 dt { font-weight:600; } dd { margin:0; color:var(--muted); overflow-wrap:anywhere; }

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#1b1e24", "#5b6270", "#d7dbe2", "#fdfdfb"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--card)"}
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, GREY = (
     "#e69f00",
@@ -31,6 +30,13 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, GREY = (
     "#cc79a7",
     "#8d939e",
 )
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    PAPER: "var(--card)",
+    BLUE: "var(--blue)",
+}
 BRANCH_COLOURS = (SKY, BLUE, GREEN, PURPLE, ORANGE, GREY, YELLOW, VERMILION)
 KIND_COLOURS = {"static": GREY, "rule": ORANGE, "bandit": GREEN, "learned": VERMILION, "oracle": BLUE}
 KIND_MARKERS = {"static": "DdP", "rule": "os8ph", "bandit": "^v<>", "learned": "*PXH", "oracle": "oDsp"}

@@ -8,6 +8,7 @@ import tarfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -101,7 +102,7 @@ def walk_folder(root: Path) -> Iterator[Entry]:
     for folder in folders:
         for path in sorted(folder.iterdir()):
             if path.is_file() and is_picture(path.name):
-                yield Entry(str(path), folder.name, path.name, lambda path=path: read_file(path, MAX_TILE_BYTES))  # type: ignore[misc]
+                yield Entry(str(path), folder.name, path.name, partial(read_file, path, MAX_TILE_BYTES))
 
 
 def walk_tar(path: Path) -> Iterator[Entry]:
@@ -129,8 +130,11 @@ def walk_tar(path: Path) -> Iterator[Entry]:
 
 def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo, place: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        stream = archive.extractfile(member)
-        data = stream.read() if stream is not None else b""
+        try:
+            stream = archive.extractfile(member)
+            data = stream.read() if stream is not None else b""
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{place}: cannot be read ({error}); the archive is cut off, fetch it again") from error
         if len(data) != member.size:
             raise DataError(f"{place}: {len(data)} of {member.size} bytes; the archive is cut off, fetch it again")
         return data

@@ -31,7 +31,7 @@ def sharpness(image: Image) -> float:
     """
     grey = _grey(image)
     down, right = np.abs(grey[1:] - grey[:-1]), np.abs(grey[:, 1:] - grey[:, :-1])
-    return (int(down.sum()) / down.size + int(right.sum()) / right.size) / 510.0
+    return float((int(down.sum()) / down.size + int(right.sum()) / right.size) / 510.0)
 
 
 def difference(image: Image, previous: Image | None) -> float:
@@ -43,13 +43,14 @@ def difference(image: Image, previous: Image | None) -> float:
     if previous is None:
         return 0.0
     change = np.abs(_block_sums(_grey(image)) - _block_sums(_grey(previous)))
-    return int(change.sum()) / (change.size * _STEP * _STEP * 255.0)
+    return float(int(change.sum()) / (change.size * _STEP * _STEP * 255.0))
 
 
 def _block_sums(grey: NDArray[np.int16]) -> NDArray[np.int16]:
     """Sum 4 x 4 samples, at most 4080: (h, w) -> (h/4, w/4) int16."""
-    rows = grey[0::4] + grey[1::4] + grey[2::4] + grey[3::4]
-    return rows[:, 0::4] + rows[:, 1::4] + rows[:, 2::4] + rows[:, 3::4]
+    rows: NDArray[np.int16] = grey[0::4] + grey[1::4] + grey[2::4] + grey[3::4]
+    sums: NDArray[np.int16] = rows[:, 0::4] + rows[:, 1::4] + rows[:, 2::4] + rows[:, 3::4]
+    return sums
 
 
 def image_hash(image: Image) -> bytes:

@@ -43,11 +43,15 @@ class ModelRef(Config):
 
 
 class Host(Config):
-    """The measuring host. ``macs_per_s`` = MACs of the full model / median time of the local branch."""
+    """The measuring host. ``macs_per_s`` = MACs of the full model / median time of the local branch.
+
+    ``clock``: ``thread`` = CPU time of the thread that runs the stage, ``wall`` where the system has no such clock.
+    """
 
     macs_per_s: Annotated[float, Field(gt=0)]
     cpu: Text
     system: Text
+    clock: Literal["thread", "wall"]
     workers: Annotated[int, Field(ge=1)]
 
 

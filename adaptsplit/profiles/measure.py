@@ -19,7 +19,7 @@ from adaptsplit.frames import FrameSource, open_frames
 from adaptsplit.profiles.arrays import LEVELS, SPECS, AnyArray
 from adaptsplit.profiles.card import Host, Measured, ModelRef
 from adaptsplit.profiles.profile import Profile
-from adaptsplit.profiles.worker import CHUNK, Chunk, FrameWorker
+from adaptsplit.profiles.worker import CHUNK, CLOCK, Chunk, FrameWorker
 from adaptsplit.runtime import ModelFolder
 
 Progress = Callable[[int, int], None]
@@ -54,9 +54,10 @@ def measure(
 ) -> Profile:
     """Measure every branch and rate on ``frames`` (indices into the source; default: all, in order).
 
-    Per frame: both content signals, each head once, each codec and tail once per rate, the full model once, all timed
-    with one thread per process. ``workers`` > 1 measures chunks of frames in that many spawned processes (guard a
-    script's entry point); results do not depend on it, times do when there are fewer free cores.
+    Per frame: both content signals, each head once, each codec and tail once per rate, the full model once. Each stage
+    is timed as CPU time of the one thread that runs it, so that other work on the host does not count. ``workers`` > 1
+    measures chunks of frames in that many spawned processes (guard a script's entry point); answers and bytes do not
+    depend on it.
 
     Raises:
         ConfigError: branches that the model or the codecs do not have, frames outside the source.
@@ -174,7 +175,7 @@ def _host(folder: ModelFolder, parts: list[Chunk], workers: int) -> Host:
     full = np.concatenate([part["full_s"] for part in parts])
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     rate = folder.card.macs_full / float(np.median(full))
-    return Host(macs_per_s=rate, cpu=cpu_name()[:400], system=system, workers=max(1, workers))
+    return Host(macs_per_s=rate, cpu=cpu_name()[:400], system=system, clock=CLOCK, workers=max(1, workers))
 
 
 def _versions() -> dict[str, str]:

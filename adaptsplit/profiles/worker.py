@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
-from typing import TypeAlias
+from time import get_clock_info, perf_counter, thread_time
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from adaptsplit.profiles.arrays import CONFIDENCE_STEPS, SPECS, AnyArray
 from adaptsplit.runtime import Answer, DeviceRuntime, EdgeRuntime, HeadResult, ModelFolder
 
 CHUNK = 32
+CLOCK: Literal["thread", "wall"] = "thread" if get_clock_info("thread_time").resolution < 1e-6 else "wall"
+"""Every stage runs on one thread, so its CPU time is its latency on an idle host, whatever else runs on this one."""
+clock = thread_time if CLOCK == "thread" else perf_counter
 Chunk: TypeAlias = dict[str, AnyArray]
 """Per-frame arrays of ``SPECS``; stage times as one sample per frame; ``full_s`` (n,) time of the full model."""
 
@@ -78,23 +81,23 @@ class FrameWorker:
                 continue
             name = branch.exit or branch.name
             if name not in heads:
-                start = perf_counter()
+                start = clock()
                 result = self._device.head(name, frame.image)
-                heads[name] = (result, perf_counter() - start)
+                heads[name] = (result, clock() - start)
             head, chunk["head_s"][row, b] = heads[name]
             chunk["exit_prediction"][row, b] = head.prediction
             chunk["exit_confidence"][row, b] = _rounded(head.exit_confidence)
             self._measure_rates(chunk, row, b, frame, head)
         if not any(branch.kind == "local" for branch in self._space.branches):
-            start = perf_counter()
+            start = clock()
             self._device.local(frame.image)
-            chunk["full_s"][row] = perf_counter() - start
+            chunk["full_s"][row] = clock() - start
 
     def _measure_signals(self, chunk: Chunk, row: int, frame: Frame, previous: Frame | None) -> None:
-        start = perf_counter()
+        start = clock()
         sharp = sharpness(frame.image)
         change = difference(frame.image, None if previous is None else previous.image)
-        chunk["signal_s"][row] = perf_counter() - start
+        chunk["signal_s"][row] = clock() - start
         chunk["sharpness"][row], chunk["difference"][row] = sharp, change
         chunk["index"][row], chunk["segment"][row] = frame.index, frame.segment
         chunk["labels"][row] = frame.labels
@@ -102,20 +105,20 @@ class FrameWorker:
 
     def _measure_local(self, chunk: Chunk, row: int, b: int, frame: Frame) -> None:
         """The full model on the device: its answer counts as exit and as tail; nothing is sent."""
-        start = perf_counter()
+        start = clock()
         answer = self._device.local(frame.image)
-        chunk["full_s"][row] = chunk["head_s"][row, b] = perf_counter() - start
+        chunk["full_s"][row] = chunk["head_s"][row, b] = clock() - start
         chunk["exit_prediction"][row, b] = chunk["tail_prediction"][row, b, :] = answer.prediction
         chunk["exit_confidence"][row, b] = chunk["tail_confidence"][row, b, :] = _rounded(answer.confidence)
 
     def _measure_rates(self, chunk: Chunk, row: int, b: int, frame: Frame, head: HeadResult) -> None:
         branch = self._space.branches[b]
         for r, codec in enumerate(branch.codecs):
-            start = perf_counter()
+            start = clock()
             data = self._encode(branch, codec, frame, head)
-            sent = perf_counter()
+            sent = clock()
             answer = self._answer(branch, codec, data)
-            end = perf_counter()
+            end = clock()
             # A branch with fewer rates repeats its last one.
             span = slice(r, None) if r == len(branch.codecs) - 1 else slice(r, r + 1)
             chunk["encode_s"][row, b, span] = sent - start

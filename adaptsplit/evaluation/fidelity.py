@@ -1,0 +1,67 @@
+"""Simulated against live: the same controllers on the same frames, the same trace and the same device model.
+
+``fly`` runs a bundle's controllers in interleaved blocks over a shaped link; ``simulate`` plays the very same stretch in
+the simulator, many times, with stage times and losses drawn anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptsplit.agents.static import InterleavedController
+from adaptsplit.bundle import Bundle
+from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, LiveRun, run_live
+from adaptsplit.device_bridge.telemetry import Telemetry
+from adaptsplit.envs import World, episode_seeds, run_episodes
+from adaptsplit.envs.simulator import Stretch
+from adaptsplit.outcome import Outcomes
+from adaptsplit.scenario import Scenario
+
+REPEATS = 20
+
+
+def fly(
+    bundle: Bundle,
+    scenario: Scenario,
+    split: str,
+    stretch: Stretch,
+    controllers: Sequence[str],
+    *,
+    block: int,
+    out: Path | None = None,
+    pace: str = "profile",
+) -> LiveRun:
+    """Fly ``scenario.frames_per_episode`` frames of the stretch with three real processes behind a shaped link."""
+    first, _ = scenario.profile(split).segments[stretch.flight]
+    index = int(scenario.profile(split).index[first + stretch.first_frame])
+    frames = LiveFrames(scenario.frames, split, 0, scenario.data, index, scenario.frames_per_episode)
+    battery = Telemetry(scenario.battery_j, stretch.battery, base_w(scenario))
+    options = LiveOptions(offset_s=stretch.offset_s, block=block, pace=pace)
+    trace = scenario.links(split)[stretch.link]
+    return run_live(bundle, frames, trace, controllers, options, telemetry=battery, out=out)
+
+
+def simulate(
+    world: World, bundle: Bundle, stretch: Stretch, controllers: Sequence[str], *, block: int, repeats: int = REPEATS
+) -> dict[str, Outcomes]:
+    """Play the stretch in the simulator; return each controller's own records of all repeats."""
+    chosen = bundle.build(controllers, block)
+    parts = chosen.parts if isinstance(chosen, InterleavedController) else (chosen,)
+    outcomes = run_episodes(world, chosen, episode_seeds(0, repeats, "test"), stretch=stretch)
+    turns = owners(outcomes, block, len(parts))
+    return {part.name: outcomes[turns == i] for i, part in enumerate(parts)}
+
+
+def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return (E, F) whose frame each is: of the controller that decided on it, a dropped one of the decision before."""
+    decided = np.cumsum(outcomes["branch"] >= 0, axis=-1) - 1
+    return np.maximum(decided, 0) // block % parts
+
+
+def base_w(scenario: Scenario) -> float:
+    """Power that is drawn whatever is decided: flight, the idle board, the radio in its connected state (W)."""
+    return scenario.flight_w + scenario.compute.idle_w + scenario.radio.tail_w
