@@ -251,7 +251,7 @@ def evaluate(
 ) -> None:
     """Compare controllers with every static decision and the oracles; writes results.json and report.html."""
     from adaptsplit.evaluation.console import console_table
-    from adaptsplit.evaluation.evaluate import DEFAULT_AGENTS
+    from adaptsplit.evaluation.entrants import DEFAULT_AGENTS
     from adaptsplit.evaluation.evaluate import evaluate as run_evaluation
     from adaptsplit.evaluation.headline import headline
 

@@ -19,9 +19,10 @@ from adaptsplit.bundle import Bundle, export_bundle
 from adaptsplit.envs import World, build_world
 from adaptsplit.envs.simulator import Stretch
 from adaptsplit.errors import RunError
+from adaptsplit.evaluation.analysis import Results
 from adaptsplit.evaluation.console import console_table, live_table
 from adaptsplit.evaluation.entrants import DEFAULT_AGENTS
-from adaptsplit.evaluation.evaluate import Results, evaluate
+from adaptsplit.evaluation.evaluate import evaluate
 from adaptsplit.evaluation.fidelity import fly, simulate
 from adaptsplit.evaluation.headline import headline
 from adaptsplit.evaluation.live import LiveComparison, compare_live
@@ -49,7 +50,10 @@ QUICK = Size(frames=40, steps=200_000, episodes=12, block=25)
 
 
 def run_demo(out: Path, *, quick: bool = False, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Run every step, write ``out/report.html`` and ``out/results.json``; return the figures. RunError when a check fails."""
+    """Run every step, write ``out/report.html`` and ``out/results.json``; return the figures.
+
+    RunError when the shipped profile does not hold on this machine.
+    """
     size = QUICK if quick else FULL
     console = Console(stderr=quiet)
     started = time.monotonic()

@@ -149,12 +149,12 @@ def service_elapsed_s(x: Tracker, now: float) -> float:
     """How long the link has been serving what is unacknowledged (0 when nothing is)."""
     if x[UNACKED_COUNT] == 0.0:
         return 0.0
-    return max(now - max(x[OLDEST_SENT_AT], x[LAST_ACK_AT] - x[RTT_BASE]) - x[RTT_BASE], 0.0)
+    return float(max(now - max(x[OLDEST_SENT_AT], x[LAST_ACK_AT] - x[RTT_BASE]) - x[RTT_BASE], 0.0))
 
 
 def overdue_s(x: Tracker, now: float) -> float:
     """How long the unacknowledged bytes are overdue at the estimated goodput."""
-    return max(service_elapsed_s(x, now) - 8.0 * x[UNACKED_BYTES] / x[GOODPUT], 0.0)
+    return float(max(service_elapsed_s(x, now) - 8.0 * x[UNACKED_BYTES] / x[GOODPUT], 0.0))
 
 
 def backlog_s(x: Tracker, now: float) -> float:
@@ -165,7 +165,7 @@ def backlog_s(x: Tracker, now: float) -> float:
     """
     if x[UNACKED_COUNT] == 0.0:
         return 0.0
-    return abs(8.0 * x[UNACKED_BYTES] / x[GOODPUT] - service_elapsed_s(x, now))
+    return float(abs(8.0 * x[UNACKED_BYTES] / x[GOODPUT] - service_elapsed_s(x, now)))
 
 
 def goodput_now(x: Tracker, now: float) -> float:

@@ -41,4 +41,4 @@ class Objective(Config):
 
     def reward(self, outcomes: Outcomes) -> NDArray[Any]:
         """Return the reward of each record, same shape."""
-        return np.sum(list(self.terms(outcomes).values()), axis=0)
+        return np.asarray(np.sum(list(self.terms(outcomes).values()), axis=0))

@@ -106,7 +106,7 @@ def physical(observation: NDArray[Any], name: str) -> NDArray[np.float64]:
     """Return one field of (..., D) observations in its unit (clipped to its bounds)."""
     i = index(name)
     value = _LOW[i] + np.asarray(observation[..., i], dtype=np.float64) * (_HIGH[i] - _LOW[i])
-    return np.exp(value) if _LOG[i] else value
+    return np.asarray(np.exp(value) if _LOG[i] else value)
 
 
 def markdown_table() -> str:

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.decision import NEVER_EXIT, DecisionSpace
-from adaptsplit.envs.layout import STATE_SIZE
-from adaptsplit.envs.plan import SPAN, beam, recede, relaxed_bound, replay
 from adaptsplit.envs.core import reset_row
+from adaptsplit.envs.layout import STATE_SIZE
+from adaptsplit.envs.packed import pack
+from adaptsplit.envs.plan import SPAN, beam, recede, relaxed_bound, replay
 from adaptsplit.envs.world import World
 from adaptsplit.errors import UnknownNameError
 from adaptsplit.outcome import OUTCOME, Outcomes
@@ -121,7 +122,8 @@ def bound(world: World, space: DecisionSpace, seeds: Array) -> Array:
     rtt = float(world.links.rtt.min())
     state = np.zeros(STATE_SIZE)
     candidates = candidates_of(space)
-    values = [relaxed_bound(world, state, seed, candidates, rtt) for seed in seeds]
+    packed = pack(world)
+    values = [relaxed_bound(packed, state, seed, candidates, rtt) for seed in seeds]
     return np.array(values) / world.constants.frames
 
 
@@ -129,7 +131,8 @@ class _Searcher:
     """Buffers of the compiled search, and the choice between the searched plan and the rivals'."""
 
     def __init__(self, world: World, imagined: World, candidates: Array, lookahead: float, width: int | None) -> None:
-        self.world, self.imagined, self.candidates, self.lookahead = world, imagined, candidates, lookahead
+        self.world, self.imagined = pack(world), pack(imagined)
+        self.candidates, self.lookahead, self.frames = candidates, lookahead, world.constants.frames
         c = world.constants
         whole = math.isinf(lookahead)
         self.width = width or (BEAM if whole else RECEDING_BEAM)
@@ -154,15 +157,34 @@ class _Searcher:
         """Plan one episode and play it in the true world into ``log`` (F,)."""
         if math.isinf(self.lookahead):
             reset_row(self.imagined, self.state, seed)
-            frames = self.world.constants.frames
-            args = (self.candidates, frames, math.inf, self.width, self.buffers)
-            beam(self.imagined, self.state, self.planning_log, seed, *args)
+            beam(
+                self.imagined,
+                self.state,
+                self.planning_log,
+                seed,
+                self.candidates,
+                self.frames,
+                math.inf,
+                self.width,
+                self.buffers,
+            )
             chosen = self.buffers[8]
             searched = np.where(chosen[:, None] >= 0, self.candidates[chosen], -1.0)
             replay(self.world, self.state, log, seed, self._best(seed, log, searched, rivals))
-        else:
-            args = (self.candidates, self.lookahead, self.horizon, self.width, self.planning_log, self.buffers)
-            recede(self.world, self.imagined, self.state, log, seed, *args)
+            return
+        recede(
+            self.world,
+            self.imagined,
+            self.state,
+            log,
+            seed,
+            self.candidates,
+            self.lookahead,
+            self.horizon,
+            self.width,
+            self.planning_log,
+            self.buffers,
+        )
 
     def _best(self, seed: np.uint64, log: Outcomes, searched: Array, rivals: Sequence[Outcomes]) -> Array:
         plans = [searched, *(_plan_of(rival) for rival in rivals)]

@@ -35,6 +35,9 @@ LINK_FIELDS = (
     "overdue",
 )
 LOGISTIC_SLOPE = 1.702  # a logistic curve of this slope is within 0.01 of the normal distribution
+MEMORY_S = 2.0  # the estimate of ln(goodput) loses its worth at this rate, s
+RTT_TRUST = 0.25  # exponent of the estimate of the round trip against its prior: a spike is often over already
+PRIOR_SIGMA = 1.2  # spread of ln(goodput) of mobile links in the long run
 
 
 class FieldReader:
@@ -59,8 +62,9 @@ class DecisionModel:
     """Expected reward of every decision of the table, for each row of a batch.
 
     The chance that a result comes in time is that of the goodput to be large enough for the time that is left, with
-    ln(goodput) spread by ``sigma`` (at least) around its estimate. A decision that keeps the device or the link busy
-    for longer than a frame period serves only its share of the frames.
+    ln(goodput) spread by ``sigma`` (at least) around its estimate. An old estimate counts less: ln(goodput) returns to
+    its prior as an Ornstein-Uhlenbeck process does, so that a link once found bad is tried again. A decision that keeps
+    the device or the link busy for longer than a frame period serves only its share of the frames.
     """
 
     def __init__(
@@ -105,11 +109,13 @@ class DecisionModel:
         """Return (n, P): chance that the result of a message sent now arrives by the deadline."""
         goodput, known, age, spread, rtt, backlog, server, wait = (row[:, None] for row in fields[:8])
         busy = self.signal + self.head + self.encode
+        rtt = rtt**RTT_TRUST * self.context.rtt_s ** (1.0 - RTT_TRUST)
         left = self.context.deadline_s - (wait + np.maximum(busy, backlog) + rtt + server)
-        sending = 8.0 * self.wire_bytes / goodput
-        sigma = np.maximum(self.sigma, 1.25 * spread) + np.where(known > 0.5, 0.0, 0.5)
-        sigma = sigma + 0.05 * np.minimum(age, 10.0)
-        z = np.log(np.maximum(left, 1e-9) / np.maximum(sending, 1e-9)) / sigma
+        trust = np.where(known > 0.5, np.exp(-age / MEMORY_S), 0.0)
+        expected = trust * np.log(goodput) + (1.0 - trust) * np.log(self.context.goodput_bps)
+        sigma = np.sqrt(np.maximum(self.sigma, 1.25 * spread) ** 2 + (1.0 - trust**2) * PRIOR_SIGMA**2)
+        needed = np.log(np.maximum(8.0 * self.wire_bytes, 1e-9) / np.maximum(left, 1e-9))
+        z = (expected - needed) / sigma
         return np.asarray(1.0 / (1.0 + np.exp(-LOGISTIC_SLOPE * np.clip(z, -30.0, 30.0))))
 
     def expected(self, observation: Observations) -> Floats:

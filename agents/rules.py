@@ -57,8 +57,8 @@ class ThresholdRule(Stateless):
         branch: int,
         threshold: int,
         *,
-        margin: float = 1.25,
-        stale_s: float = 2.5,
+        margin: float = 1.0,
+        stale_s: float = 1.0,
         name: str = "threshold",
     ) -> None:
         self.name = name
@@ -134,7 +134,7 @@ def _threshold(
     given = parse_parameters("threshold", argument, known)
     model = DecisionModel(space, need_summary("threshold", summary), context)
     branch, threshold = _chosen(model, given.get("branch"), given.get("threshold"))
-    margin, stale_s = given.get("margin", 1.25), given.get("stale_s", 2.5)
+    margin, stale_s = given.get("margin", 1.0), given.get("stale_s", 1.0)
     if margin <= 0.0 or stale_s <= 0.0:
         raise ConfigError(f"controller 'threshold': margin={margin:g}, stale_s={stale_s:g}; expected numbers above 0")
     name = full_name("threshold", argument)

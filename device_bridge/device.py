@@ -327,10 +327,7 @@ class DeviceAgent:
     def _link(self, event: _Linked, now: float) -> None:
         self.counts[f"{event.plane}_{'up' if event.up else 'down'}"] += 1
         if event.plane == "data":
-            online = self.session.edge_online
             self._do(self.session.link_changed(event.up, now))
-            if online is not None and event.up:
-                self._do(self.session.edge_changed(online, now))
         elif not event.up:
             self._edges.clear()
             self.session.edge_online = None

@@ -1,8 +1,8 @@
 """The edge server's session: pure (event, now) -> actions, for any number of devices.
 
 Every frame message is acknowledged on arrival. Frames wait in one bounded queue for the tail; a frame whose deadline
-has passed in the queue, or that finds it full, is dropped with a result that says so. Messages that are not ours, damaged
-or repeated are counted; nothing a device sends can stop the others.
+has passed in the queue, or that finds it full, is dropped with a result that says so. Messages that are not ours,
+damaged or repeated are counted; nothing a device sends can stop the others.
 """
 
 from __future__ import annotations

@@ -82,9 +82,7 @@ class FrameMessage:
         """Return the wire form; MessageError when a field does not fit."""
         body = _pack(_FRAME, self.branch, self.rate, 0, self.sent_us, self.budget_us)
         if not MIN_CONTAINER_BYTES <= len(self.container) <= MAX_CONTAINER_BYTES:
-            raise MessageError(
-                f"container of {len(self.container)} bytes; at most {MAX_CONTAINER_BYTES}: compress more"
-            )
+            raise MessageError(f"container of {len(self.container)} bytes, expected 10 to {MAX_CONTAINER_BYTES}")
         return _sealed(_prefix(Kind.FRAME, self.session, self.sequence, self.frame) + body) + self.container
 
 

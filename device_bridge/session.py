@@ -207,7 +207,6 @@ class DeviceSession:
     def link_changed(self, up: bool, now: float) -> list[Action]:
         """The data connection came or went; what was under way on it is lost."""
         self.link_up = up
-        self.edge_online = None
         self._abandon(now)
         return self._flush()
 

@@ -59,13 +59,14 @@ def inlined(function: F) -> F:
 
 
 def _compile(function: F, inline: bool) -> F:
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_cache_directory())
+    settings: Any = numba.config
+    options: dict[str, Any] = {"cache": True, "error_model": "numpy", "forceinline": inline, "_nrt": False}
+    previous = settings.CACHE_DIR
+    settings.CACHE_DIR = str(_cache_directory())
     try:
-        jit = numba.njit(cache=True, fastmath=False, error_model="numpy", forceinline=inline, _nrt=False)
-        return cast("F", jit(function))
+        return cast("F", numba.njit(**options)(function))
     finally:
-        numba.config.CACHE_DIR = previous
+        settings.CACHE_DIR = previous
 
 
 @lru_cache(maxsize=1)

@@ -63,7 +63,62 @@ from adaptsplit.envs.layout import (
     WIRE,
 )
 from adaptsplit.envs.link import active_until, finish, sample
-from adaptsplit.envs.world import KIND_LOCAL, World
+from adaptsplit.envs.packed import (
+    AGREEMENT,
+    BASE_W,
+    BATTERY,
+    BRANCHES,
+    COMPUTE_W,
+    DEADLINE,
+    DECISION_S,
+    DIFFERENCE,
+    EXIT_BRANCH,
+    EXIT_CONFIDENCE,
+    EXIT_QUALITY,
+    FIFO,
+    FLIGHT_COUNT,
+    FLIGHT_FIRST,
+    FLIGHTS,
+    FPS,
+    FRAMES,
+    KIND,
+    LINK_COUNT,
+    LINK_DT,
+    LINKS,
+    LOSS,
+    PAYLOAD,
+    PRIOR_BPS,
+    PRIOR_RTT,
+    PRIOR_SERVER,
+    RADIO_W,
+    RADIO_W_PER_BPS,
+    RATES,
+    RECEIVED,
+    ROWS,
+    RTT,
+    SHARPNESS,
+    TAIL_CONFIDENCE,
+    TAIL_QUALITY,
+    W_BYTE,
+    W_ENERGY,
+    W_MISS,
+    W_QUALITY,
+    W_SWITCH,
+    WINDOW,
+    Packed,
+    of_branch,
+    of_exit,
+    of_frame,
+    of_link,
+    of_tail,
+    stage,
+    stage_index,
+)
+from adaptsplit.envs.packed import ENCODE as ENCODE_S
+from adaptsplit.envs.packed import HEAD as HEAD_S
+from adaptsplit.envs.packed import SIGNAL as SIGNAL_S
+from adaptsplit.envs.packed import TAIL as TAIL_S
+from adaptsplit.envs.world import KIND_LOCAL
 from adaptsplit.observation import normalise, observe
 from adaptsplit.outcome import Path
 
@@ -76,93 +131,82 @@ PACKET_BYTES = 1400.0
 
 
 @inlined
-def row_of(w: World, s: Array, frame: int, freeze: float) -> int:
+def row_of(w: Packed, s: Array, frame: int, freeze: float) -> int:
     """Return the profile row of a frame; the average row when the frame comes after ``freeze``."""
-    if frame / w.constants.fps > freeze:
-        return int(w.outcomes.sharpness.shape[0] - 1)
+    if frame / w.f8[FPS] > freeze:
+        return int(w.i8[ROWS] - 1)
     return int(s[ROW_FIRST] + (s[ROW_OFFSET] + frame) % s[ROW_COUNT])
 
 
 @inlined
-def draw(levels: Array, u: float) -> float:
-    """Return the quantile ``u`` of a stage time, interpolated between its levels."""
-    position = u * (levels.shape[0] - 1)
-    low = int(position)
-    high = min(low + 1, levels.shape[0] - 1)
-    return float(levels[low] + (levels[high] - levels[low]) * (position - low))
-
-
-@inlined
-def round_trip(w: World, s: Array, time: float, freeze: float) -> float:
+def round_trip(w: Packed, s: Array, time: float, freeze: float) -> float:
     """Return the round trip that holds at ``time``."""
-    return float(w.links.rtt[sample(w.links, int(s[LINK]), min(time, freeze) + s[LINK_OFFSET])])
+    return float(of_link(w, RTT, sample(w, int(s[LINK]), min(time, freeze) + s[LINK_OFFSET])))
 
 
 @compiled
-def reset_row(w: World, s: Array, seed: np.uint64) -> None:
+def reset_row(w: Packed, s: Array, seed: np.uint64) -> None:
     """Start an episode: link, offset, flight, first frame and battery are drawn from ``seed``."""
     s[:] = 0.0
-    links = w.links.count.shape[0]
+    links = w.i8[LINKS]
     link = int(uniform(seed, 0, rand.EPISODE_LINK) * links)
-    flight = int(uniform(seed, 0, rand.EPISODE_SEGMENT) * w.flight_count.shape[0])
+    flight = int(uniform(seed, 0, rand.EPISODE_SEGMENT) * w.i8[FLIGHTS])
     s[LINK] = link
-    s[LINK_OFFSET] = uniform(seed, 0, rand.EPISODE_OFFSET) * w.links.count[link] * w.links.dt_s[link]
-    s[ROW_FIRST] = w.flight_first[flight]
-    s[ROW_COUNT] = w.flight_count[flight]
-    s[ROW_OFFSET] = int(uniform(seed, 0, rand.EPISODE_FRAME) * w.flight_count[flight])
+    s[LINK_OFFSET] = uniform(seed, 0, rand.EPISODE_OFFSET) * of_branch(w, LINK_COUNT, link) * of_link(w, LINK_DT, link)
+    s[ROW_FIRST] = of_branch(w, FLIGHT_FIRST, flight)
+    s[ROW_COUNT] = of_branch(w, FLIGHT_COUNT, flight)
+    s[ROW_OFFSET] = int(uniform(seed, 0, rand.EPISODE_FRAME) * of_branch(w, FLIGHT_COUNT, flight))
     s[LAST_BRANCH] = -1.0
-    s[BATTERY_J] = w.constants.battery_j * (0.3 + 0.7 * uniform(seed, 0, rand.EPISODE_BATTERY))
+    s[BATTERY_J] = w.f8[BATTERY] * (0.3 + 0.7 * uniform(seed, 0, rand.EPISODE_BATTERY))
     x = s[TRACKER:]
-    est.start(x, w.constants.prior_bps, w.constants.prior_rtt_s, w.constants.prior_server_s)
+    est.start(x, w.f8[PRIOR_BPS], w.f8[PRIOR_RTT], w.f8[PRIOR_SERVER])
     s[BEAT_REPLY] = beat_reply(w, s, 0.0, math.inf)
     telemetry(w, s)
 
 
 @inlined
-def telemetry(w: World, s: Array) -> None:
+def telemetry(w: Packed, s: Array) -> None:
     """Write what the device measures of itself into the tracker."""
     x = s[TRACKER:]
-    x[est.BATTERY] = s[BATTERY_J] / w.constants.battery_j
-    x[est.SIGNAL] = w.links.signal[sample(w.links, int(s[LINK]), s[NOW] + s[LINK_OFFSET])]
+    x[est.BATTERY] = s[BATTERY_J] / w.f8[BATTERY]
+    x[est.SIGNAL] = of_link(w, RECEIVED, sample(w, int(s[LINK]), s[NOW] + s[LINK_OFFSET]))
 
 
 @compiled
-def beat_reply(w: World, s: Array, sent: float, freeze: float) -> float:
+def beat_reply(w: Packed, s: Array, sent: float, freeze: float) -> float:
     """Return when the reply to a heartbeat comes: it takes the link's capacity but does not queue behind frames."""
     offset = s[LINK_OFFSET]
-    end = finish(w.links, int(s[LINK]), sent + offset, 8.0 * est.HEARTBEAT_BYTES, freeze + offset) - offset
+    end = finish(w, int(s[LINK]), sent + offset, 8.0 * est.HEARTBEAT_BYTES, freeze + offset) - offset
     return float(max(end + round_trip(w, s, sent, freeze), s[BEAT_REPLY])) if end < NEVER else NEVER
 
 
 @inlined
-def settle(w: World, s: Array, record: Any, path: int, answered: float, quality: float, confidence: float) -> None:
+def settle(w: Packed, s: Array, record: Any, path: int, answered: float, quality: float, confidence: float) -> None:
     """Write how a frame ended and add its reward."""
     record["path"] = path
     record["quality"] = quality
     record["confidence"] = confidence
     if path != P_MISS:
         record["answer_latency_s"] = answered - record["arrived_s"]
-    g = w.weights
-    missed = g.miss if path == P_MISS else 0.0
-    energy = g.energy_per_j * (record["compute_j"] + record["radio_j"])
-    s[REWARD] += (
-        g.quality * quality - energy - g.per_byte * record["sent_bytes"] - g.switch * record["switched"] - missed
-    )
+    missed = w.f8[W_MISS] if path == P_MISS else 0.0
+    energy = w.f8[W_ENERGY] * (record["compute_j"] + record["radio_j"])
+    costs = energy + w.f8[W_BYTE] * record["sent_bytes"] + w.f8[W_SWITCH] * record["switched"] + missed
+    s[REWARD] += w.f8[W_QUALITY] * quality - costs
 
 
 @compiled
-def settle_exit(w: World, s: Array, record: Any, path: int, answered: float, exit_at: float, row: int) -> None:
+def settle_exit(w: Packed, s: Array, record: Any, path: int, answered: float, exit_at: float, row: int) -> None:
     """Settle a frame by its exit's answer: a miss when even the exit came after the deadline."""
-    branch = w.exit_branch[int(record["branch"])]
-    if max(answered, exit_at) > record["arrived_s"] + w.constants.deadline_s:
+    branch = of_branch(w, EXIT_BRANCH, int(record["branch"]))
+    if max(answered, exit_at) > record["arrived_s"] + w.f8[DEADLINE]:
         settle(w, s, record, P_MISS, answered, 0.0, 0.0)
     else:
-        quality, confidence = w.outcomes.exit_quality[row, branch], w.outcomes.exit_confidence[row, branch]
+        quality, confidence = of_exit(w, EXIT_QUALITY, row, branch), of_exit(w, EXIT_CONFIDENCE, row, branch)
         settle(w, s, record, path, answered, quality, confidence)
 
 
 @compiled
-def pass_over(w: World, s: Array, log: Array, now: float, freeze: float) -> None:
+def pass_over(w: Packed, s: Array, log: Array, now: float, freeze: float) -> None:
     """The frame in the slot will not be sent: its exit answers."""
     frame = int(s[SLOT_FRAME])
     s[SLOT_USED] = 0.0
@@ -174,41 +218,40 @@ def pass_over(w: World, s: Array, log: Array, now: float, freeze: float) -> None
 
 
 @compiled
-def transmit(w: World, s: Array, seed: np.uint64, frame: int, wire: float, now: float, freeze: float) -> float:
+def transmit(w: Packed, s: Array, seed: np.uint64, frame: int, wire: float, now: float, freeze: float) -> float:
     """Hand ``wire`` bytes to the link; return the radio energy. Sets the link's and the last arrival's time."""
     link, offset = int(s[LINK]), s[LINK_OFFSET]
     begin = max(now, s[LINK_FREE])
     if begin >= NEVER:
         s[LAST_ARRIVAL] = NEVER
         return 0.0
-    end = finish(w.links, link, begin + offset, 8.0 * wire, freeze + offset) - offset
+    end = finish(w, link, begin + offset, 8.0 * wire, freeze + offset) - offset
     s[LINK_FREE] = min(end, NEVER)
     if end >= NEVER:
         s[LAST_ARRIVAL] = NEVER
         return 0.0
     rtt = round_trip(w, s, end, freeze)
-    lost = w.links.loss[sample(w.links, link, min(end, freeze) + offset)]
+    lost = of_link(w, LOSS, sample(w, link, min(end, freeze) + offset))
     delivered = (1.0 - lost) ** math.ceil(wire / PACKET_BYTES)
     retry = rtt if uniform(seed, frame, rand.LOSS) >= delivered else 0.0
     s[LAST_ARRIVAL] = max(end + retry + 0.5 * rtt, s[LAST_ARRIVAL])
-    c = w.constants
-    on_air = active_until(w.links, link, end + offset) - active_until(w.links, link, begin + offset)
-    return float(c.radio_w * on_air + c.radio_w_per_bps * 8.0 * wire)
+    on_air = active_until(w, link, end + offset) - active_until(w, link, begin + offset)
+    return float(w.f8[RADIO_W] * on_air + w.f8[RADIO_W_PER_BPS] * 8.0 * wire)
 
 
 @compiled
 def send(
-    w: World, s: Array, seed: np.uint64, log: Array, frame: int, exit_at: float, now: float, freeze: float
+    w: Packed, s: Array, seed: np.uint64, log: Array, frame: int, exit_at: float, now: float, freeze: float
 ) -> None:
     """Send a frame: everything that will become of it follows, since the link and the server are its own."""
     record = log[frame % log.shape[0]]
     branch, rate, row = int(record["branch"]), int(record["rate"]), row_of(w, s, frame, freeze)
-    payload = float(w.outcomes.payload[row, branch, rate])
+    payload = float(of_tail(w, PAYLOAD, row, branch, rate))
     wire = payload + est.OVERHEAD_BYTES
     radio_j = transmit(w, s, seed, frame, wire, now, freeze)
     s[BATTERY_J] -= radio_j
     arrival = s[LAST_ARRIVAL]
-    tail_s = draw(w.stages.tail[branch, rate], uniform(seed, frame, rand.TAIL))
+    tail_s = stage(w, TAIL_S, stage_index(w, branch, rate), uniform(seed, frame, rand.TAIL))
     queue_s = max(s[SERVER_FREE] - arrival, 0.0)
     done = arrival + queue_s + tail_s
     ack, result = NEVER, NEVER
@@ -220,11 +263,14 @@ def send(
 
     record["sent_bytes"] = int(payload)
     record["radio_j"] = radio_j
-    record["agreement"] = w.outcomes.agreement[row, branch, rate]
+    record["agreement"] = of_tail(w, AGREEMENT, row, branch, rate)
     record["remote_latency_s"] = result - record["arrived_s"] if result < NEVER else math.inf
-    deadline = record["arrived_s"] + w.constants.deadline_s
+    deadline = record["arrived_s"] + w.f8[DEADLINE]
     if result <= deadline:
-        quality, confidence = w.outcomes.tail_quality[row, branch, rate], w.outcomes.tail_confidence[row, branch, rate]
+        quality, confidence = (
+            of_tail(w, TAIL_QUALITY, row, branch, rate),
+            of_tail(w, TAIL_CONFIDENCE, row, branch, rate),
+        )
         settle(w, s, record, P_REMOTE, result, quality, confidence)
     else:
         settle_exit(w, s, record, P_LATE, deadline, exit_at, row)
@@ -243,22 +289,22 @@ def send(
 
 
 @inlined
-def window_open(w: World, s: Array) -> bool:
+def window_open(w: Packed, s: Array) -> bool:
     """Tell whether another message may be unacknowledged (and the ring has room)."""
     oldest = min(min(s[HEAD_ACK], s[HEAD_RESULT]), s[HEAD_SETTLE])
-    return bool(s[TAIL] - s[HEAD_ACK] < w.constants.window and s[TAIL] - oldest < RING)
+    return bool(s[TAIL] - s[HEAD_ACK] < w.f8[WINDOW] and s[TAIL] - oldest < RING)
 
 
 @compiled
-def serve_slot(w: World, s: Array, seed: np.uint64, log: Array, now: float, freeze: float) -> None:
+def serve_slot(w: Packed, s: Array, seed: np.uint64, log: Array, now: float, freeze: float) -> None:
     """Send the frame in the slot, or pass it over, if the window is open."""
     if s[SLOT_USED] == 0.0 or not window_open(w, s):
         return
     frame = int(s[SLOT_FRAME])
     row = row_of(w, s, frame, freeze)
-    wire = w.outcomes.payload[row, int(s[SLOT_BRANCH]), int(s[SLOT_RATE])] + est.OVERHEAD_BYTES
-    deadline = frame / w.constants.fps + w.constants.deadline_s
-    if w.constants.fifo == 1.0 or est.may_send(s[TRACKER:], now, wire, deadline):
+    wire = of_tail(w, PAYLOAD, row, int(s[SLOT_BRANCH]), int(s[SLOT_RATE])) + est.OVERHEAD_BYTES
+    deadline = frame / w.f8[FPS] + w.f8[DEADLINE]
+    if w.f8[FIFO] == 1.0 or est.may_send(s[TRACKER:], now, wire, deadline):
         s[SLOT_USED] = 0.0
         send(w, s, seed, log, frame, s[SLOT_EXIT_AT], now, freeze)
     else:
@@ -285,13 +331,13 @@ def on_ack_event(s: Array, now: float) -> None:
 
 
 @compiled
-def advance(w: World, s: Array, seed: np.uint64, log: Array, until: float, freeze: float) -> None:
+def advance(w: Packed, s: Array, seed: np.uint64, log: Array, until: float, freeze: float) -> None:
     """Deliver every event up to ``until`` in the order of time, and serve the slot when the window opens."""
     x = s[TRACKER:]
     while True:
         ack, result = pending(s, HEAD_ACK, ACK_AT), pending(s, HEAD_RESULT, RESULT_AT)
         settled, beat = pending(s, HEAD_SETTLE, SETTLE_AT), s[BEAT_REPLY]
-        expiry = s[SLOT_FRAME] / w.constants.fps + w.constants.deadline_s if s[SLOT_USED] == 1.0 else NEVER
+        expiry = s[SLOT_FRAME] / w.f8[FPS] + w.f8[DEADLINE] if s[SLOT_USED] == 1.0 else NEVER
         now = min(min(min(ack, result), min(settled, beat)), expiry)
         if now > until or now >= NEVER:
             return
@@ -318,7 +364,7 @@ def advance(w: World, s: Array, seed: np.uint64, log: Array, until: float, freez
 
 @compiled
 def hand_over(
-    w: World, s: Array, seed: np.uint64, log: Array, frame: int, exit_at: float, now: float, freeze: float
+    w: Packed, s: Array, seed: np.uint64, log: Array, frame: int, exit_at: float, now: float, freeze: float
 ) -> None:
     """The encoded frame reaches the sender: sent, passed over, or put into the slot (which it takes from an older
     one)."""
@@ -327,30 +373,30 @@ def hand_over(
         pass_over(w, s, log, now, freeze)
     s[SLOT_USED], s[SLOT_FRAME], s[SLOT_EXIT_AT] = 1.0, frame, exit_at
     s[SLOT_BRANCH], s[SLOT_RATE] = record["branch"], record["rate"]
-    if now > frame / w.constants.fps + w.constants.deadline_s:
+    if now > frame / w.f8[FPS] + w.f8[DEADLINE]:
         pass_over(w, s, log, now, freeze)
     else:
         serve_slot(w, s, seed, log, now, freeze)
 
 
 @inlined
-def open_record(w: World, log: Array, frame: int) -> Any:
+def open_record(w: Packed, log: Array, frame: int) -> Any:
     """Return the frame's record, cleared: a dropped frame until something better happens."""
     record = log[frame % log.shape[0]]
     record["frame"] = frame
-    record["arrived_s"] = frame / w.constants.fps
+    record["arrived_s"] = frame / w.f8[FPS]
     record["decided_s"] = record["threshold"] = record["agreement"] = math.nan
     record["answer_latency_s"] = record["remote_latency_s"] = math.nan
     record["branch"] = record["rate"] = -1
     record["path"], record["switched"], record["sent_bytes"] = P_MISS, 0, 0
     record["quality"] = record["confidence"] = record["exit_confidence"] = 0.0
     record["compute_j"] = record["radio_j"] = 0.0
-    record["known_s"] = record["arrived_s"] + w.constants.deadline_s
+    record["known_s"] = record["arrived_s"] + w.f8[DEADLINE]
     return record
 
 
 @compiled
-def drop(w: World, s: Array, log: Array, frame: int) -> None:
+def drop(w: Packed, s: Array, log: Array, frame: int) -> None:
     """A frame that the device never looked at."""
     record = open_record(w, log, frame)
     settle(w, s, record, P_MISS, 0.0, 0.0, 0.0)
@@ -359,7 +405,7 @@ def drop(w: World, s: Array, log: Array, frame: int) -> None:
 
 @compiled
 def act(
-    w: World, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
+    w: Packed, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
 ) -> float:
     """Run the device on the frame at hand; return when it is free again."""
     frame, now = int(s[FRAME]), s[NOW]
@@ -370,20 +416,20 @@ def act(
     record["branch"], record["rate"] = branch, rate
     record["switched"] = 1 if s[LAST_BRANCH] >= 0.0 and s[LAST_BRANCH] != branch else 0
     s[LAST_BRANCH] = branch
-    c, head_of = w.constants, w.exit_branch[branch]
-    before = c.decision_s + draw(w.stages.signal, uniform(seed, frame, rand.SIGNAL))
-    exit_at = now + before + draw(w.stages.head[head_of], uniform(seed, frame, rand.HEAD))
-    confidence = w.outcomes.exit_confidence[row, head_of]
+    head_of = of_branch(w, EXIT_BRANCH, branch)
+    before = w.f8[DECISION_S] + stage(w, SIGNAL_S, 0, uniform(seed, frame, rand.SIGNAL))
+    exit_at = now + before + stage(w, HEAD_S, head_of, uniform(seed, frame, rand.HEAD))
+    confidence = of_exit(w, EXIT_CONFIDENCE, row, head_of)
     record["exit_confidence"] = confidence
     est.on_exit(x, confidence)
     free = exit_at
-    exits = w.kind[branch] == KIND_LOCAL or (threshold <= 1.0 and confidence >= threshold)
+    exits = of_branch(w, KIND, branch) == KIND_LOCAL or (threshold <= 1.0 and confidence >= threshold)
     if not exits:
-        free += draw(w.stages.encode[branch, rate], uniform(seed, frame, rand.ENCODE))
-    record["compute_j"] = c.compute_w * (free - now)
+        free += stage(w, ENCODE_S, stage_index(w, branch, rate), uniform(seed, frame, rand.ENCODE))
+    record["compute_j"] = w.f8[COMPUTE_W] * (free - now)
     s[BATTERY_J] -= record["compute_j"]
     if exits:
-        path = P_LOCAL if w.kind[branch] == KIND_LOCAL else P_EXIT
+        path = P_LOCAL if of_branch(w, KIND, branch) == KIND_LOCAL else P_EXIT
         settle_exit(w, s, record, path, exit_at, exit_at, row)
         record["known_s"] = exit_at
         advance(w, s, seed, log, free, freeze)
@@ -395,22 +441,21 @@ def act(
 
 
 @compiled
-def next_frame(w: World, s: Array, log: Array, free: float) -> None:
+def next_frame(w: Packed, s: Array, log: Array, free: float) -> None:
     """Go to the freshest frame when the device is free; what was overtaken or waited past its deadline is a miss."""
-    c = w.constants
     frame = int(s[FRAME])
-    freshest = max(frame + 1, min(math.floor(free * c.fps + 1e-9), c.frames))
-    if freshest < c.frames and free - freshest / c.fps > c.deadline_s:
+    freshest = max(frame + 1, min(math.floor(free * w.f8[FPS] + 1e-9), int(w.f8[FRAMES])))
+    if freshest < int(w.f8[FRAMES]) and free - freshest / w.f8[FPS] > w.f8[DEADLINE]:
         freshest += 1
     for skipped in range(frame + 1, freshest):
         drop(w, s, log, skipped)
     s[FRAME] = freshest
-    s[NOW] = max(free, freshest / c.fps)
+    s[NOW] = max(free, freshest / w.f8[FPS])
 
 
 @compiled
 def step_row(
-    w: World, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
+    w: Packed, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
 ) -> float:
     """Decide on the frame at hand and go to the next decision; return the reward of all frames settled on the way.
 
@@ -420,13 +465,12 @@ def step_row(
     began = s[NOW]
     s[REWARD] = 0.0
     x = s[TRACKER:]
-    sizes = w.rates.shape[0] - 1, w.outcomes.payload.shape[2] - 1
+    sizes = w.i8[BRANCHES] - 1, w.i8[RATES] - 1
     est.on_decision(x, branch / max(sizes[0], 1), rate / max(sizes[1], 1), min(threshold, 1.0))
     free = act(w, s, seed, log, branch, rate, threshold, freeze)
     next_frame(w, s, log, free)
-    c = w.constants
-    s[BATTERY_J] -= c.base_w * (s[NOW] - began)
-    if s[FRAME] >= c.frames or s[BATTERY_J] <= 0.0:
+    s[BATTERY_J] -= w.f8[BASE_W] * (s[NOW] - began)
+    if s[FRAME] >= int(w.f8[FRAMES]) or s[BATTERY_J] <= 0.0:
         finish_episode(w, s, seed, log, freeze)
     else:
         advance(w, s, seed, log, s[NOW], freeze)
@@ -435,30 +479,29 @@ def step_row(
 
 
 @compiled
-def finish_episode(w: World, s: Array, seed: np.uint64, log: Array, freeze: float) -> None:
+def finish_episode(w: Packed, s: Array, seed: np.uint64, log: Array, freeze: float) -> None:
     """Settle the slot; on an empty battery the frames to come are misses."""
-    c = w.constants
     if s[SLOT_USED] == 1.0:
-        advance(w, s, seed, log, s[SLOT_FRAME] / c.fps + c.deadline_s, freeze)
+        advance(w, s, seed, log, s[SLOT_FRAME] / w.f8[FPS] + w.f8[DEADLINE], freeze)
     if s[BATTERY_J] <= 0.0:
         s[TERMINATED] = 1.0
-        for frame in range(int(s[FRAME]), c.frames):
+        for frame in range(int(s[FRAME]), int(w.f8[FRAMES])):
             drop(w, s, log, frame)
     s[DONE] = 1.0
 
 
 @compiled
-def observe_row(w: World, s: Array, raw: Array, out: Array) -> None:
+def observe_row(w: Packed, s: Array, raw: Array, out: Array) -> None:
     """Write the normalised observation (D,) of the frame at hand."""
     from_row = row_of(w, s, int(s[FRAME]), math.inf)
-    wait = s[NOW] - s[FRAME] / w.constants.fps
+    wait = s[NOW] - s[FRAME] / w.f8[FPS]
     observe(
         s[TRACKER:],
         s[NOW],
         wait,
         s[SLOT_USED],
-        w.outcomes.sharpness[from_row],
-        w.outcomes.difference[from_row],
+        of_frame(w, SHARPNESS, from_row),
+        of_frame(w, DIFFERENCE, from_row),
         raw,
     )
     normalise(raw, out)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adaptsplit import estimators as est
 from adaptsplit.envs import compiled as rand
 from adaptsplit.envs.compiled import compiled, inlined, uniform
-from adaptsplit.envs.core import draw, reset_row, row_of, step_row
+from adaptsplit.envs.core import reset_row, row_of, step_row
 from adaptsplit.envs.layout import (
     DONE,
     FRAME,
@@ -31,7 +31,36 @@ from adaptsplit.envs.layout import (
     SLOT_USED,
 )
 from adaptsplit.envs.link import finish
-from adaptsplit.envs.world import KIND_LOCAL, World
+from adaptsplit.envs.packed import (
+    COMPUTE_W,
+    DEADLINE,
+    DECISION_S,
+    EXIT_BRANCH,
+    EXIT_CONFIDENCE,
+    EXIT_QUALITY,
+    FPS,
+    FRAMES,
+    KIND,
+    PAYLOAD,
+    RADIO_W_PER_BPS,
+    TAIL_QUALITY,
+    W_BYTE,
+    W_ENERGY,
+    W_MISS,
+    W_QUALITY,
+    W_SWITCH,
+    Packed,
+    of_branch,
+    of_exit,
+    of_tail,
+    stage,
+    stage_index,
+)
+from adaptsplit.envs.packed import ENCODE as ENCODE_S
+from adaptsplit.envs.packed import HEAD as HEAD_S
+from adaptsplit.envs.packed import SIGNAL as SIGNAL_S
+from adaptsplit.envs.packed import TAIL as TAIL_S
+from adaptsplit.envs.world import KIND_LOCAL
 
 Array = NDArray[Any]
 SAME_S = 1e-3
@@ -46,18 +75,19 @@ def _copy(target: Array, source: Array) -> None:
 
 
 @compiled
-def _worth_trying(w: World, s: Array, candidates: Array, keep: Array, values: Array, freeze: float) -> None:
+def _worth_trying(w: Packed, s: Array, candidates: Array, keep: Array, values: Array, freeze: float) -> None:
     """Mark the candidates that no other one beats in answer, bytes and device time on the frame at hand."""
     row = row_of(w, s, int(s[FRAME]), freeze)
-    middle = w.stages.head.shape[1] // 2
     count = candidates.shape[0]
     for i in range(count):
         b, r = int(candidates[i, 0]), int(candidates[i, 1])
-        head_of = w.exit_branch[b]
-        exits = w.kind[b] == KIND_LOCAL or w.outcomes.exit_confidence[row, head_of] >= candidates[i, 2]
-        values[i, 0] = w.outcomes.exit_quality[row, head_of] if exits else w.outcomes.tail_quality[row, b, r]
-        values[i, 1] = 0.0 if exits else w.outcomes.payload[row, b, r]
-        values[i, 2] = w.stages.head[head_of, middle] + (0.0 if exits else w.stages.encode[b, r, middle])
+        head_of = of_branch(w, EXIT_BRANCH, b)
+        exits = of_branch(w, KIND, b) == KIND_LOCAL or of_exit(w, EXIT_CONFIDENCE, row, head_of) >= candidates[i, 2]
+        values[i, 0] = of_exit(w, EXIT_QUALITY, row, head_of) if exits else of_tail(w, TAIL_QUALITY, row, b, r)
+        values[i, 1] = 0.0 if exits else of_tail(w, PAYLOAD, row, b, r)
+        values[i, 2] = stage(w, HEAD_S, head_of, 0.5) + (
+            0.0 if exits else stage(w, ENCODE_S, stage_index(w, b, r), 0.5)
+        )
     for i in range(count):
         keep[i] = True
         for j in range(count):
@@ -66,7 +96,7 @@ def _worth_trying(w: World, s: Array, candidates: Array, keep: Array, values: Ar
             if i != j and as_good and (better or j < i):
                 keep[i] = False
                 break
-    if w.weights.switch > 0.0:
+    if w.f8[W_SWITCH] > 0.0:
         for i in range(count):
             keep[i] = keep[i] or candidates[i, 0] == s[LAST_BRANCH]
 
@@ -92,7 +122,7 @@ def _place(states: Array, scores: Array, used: Array, slot: int, s: Array, score
 
 @compiled
 def beam(
-    w: World,
+    w: Packed,
     root: Array,
     root_log: Array,
     seed: np.uint64,
@@ -142,7 +172,7 @@ def beam(
 
 
 @compiled
-def replay(w: World, s: Array, log: Array, seed: np.uint64, plan: Array) -> float:
+def replay(w: Packed, s: Array, log: Array, seed: np.uint64, plan: Array) -> float:
     """Play decisions per frame (F, 3) floats (branch -1: none was taken, then the last is repeated); return the
     value."""
     reset_row(w, s, seed)
@@ -157,8 +187,8 @@ def replay(w: World, s: Array, log: Array, seed: np.uint64, plan: Array) -> floa
 
 @compiled
 def recede(
-    w: World,
-    imagined: World,
+    w: Packed,
+    imagined: Packed,
     s: Array,
     log: Array,
     seed: np.uint64,
@@ -175,7 +205,7 @@ def recede(
     total = 0.0
     while s[DONE] == 0.0:
         frame = int(s[FRAME])
-        last = min(frame + horizon, w.constants.frames)
+        last = min(frame + horizon, int(w.f8[FRAMES]))
         depth = planning_log.shape[0]
         for i in range(depth):
             back = frame - 1 - i
@@ -188,36 +218,36 @@ def recede(
 
 
 @compiled
-def relaxed_bound(w: World, s: Array, seed: np.uint64, candidates: Array, rtt: float) -> float:
+def relaxed_bound(w: Packed, s: Array, seed: np.uint64, candidates: Array, rtt: float) -> float:
     """Return a value that no controller can exceed: every frame alone on an idle device, link and server.
 
     Each frame takes its best candidate from its arrival on, at the trace's smallest round trip, without
     retransmission, radio time or switching cost; nothing that one frame takes is missing to another.
     """
     reset_row(w, s, seed)
-    c, g, total = w.constants, w.weights, 0.0
+    total = 0.0
     link, offset = int(s[LINK]), s[LINK_OFFSET]
-    for frame in range(c.frames):
+    for frame in range(int(w.f8[FRAMES])):
         row = row_of(w, s, frame, math.inf)
-        at, best = frame / c.fps, -g.miss
-        before = c.decision_s + draw(w.stages.signal, uniform(seed, frame, rand.SIGNAL))
+        at, best = frame / w.f8[FPS], -w.f8[W_MISS]
+        before = w.f8[DECISION_S] + stage(w, SIGNAL_S, 0, uniform(seed, frame, rand.SIGNAL))
         for i in range(candidates.shape[0]):
             b, r = int(candidates[i, 0]), int(candidates[i, 1])
-            head_of = w.exit_branch[b]
-            free = before + draw(w.stages.head[head_of], uniform(seed, frame, rand.HEAD))
-            quality = w.outcomes.exit_quality[row, head_of] if free <= c.deadline_s else 0.0
+            head_of = of_branch(w, EXIT_BRANCH, b)
+            free = before + stage(w, HEAD_S, head_of, uniform(seed, frame, rand.HEAD))
+            quality = of_exit(w, EXIT_QUALITY, row, head_of) if free <= w.f8[DEADLINE] else 0.0
             spent = 0.0
-            if w.kind[b] != KIND_LOCAL and w.outcomes.exit_confidence[row, head_of] < candidates[i, 2]:
-                free += draw(w.stages.encode[b, r], uniform(seed, frame, rand.ENCODE))
-                wire = w.outcomes.payload[row, b, r] + est.OVERHEAD_BYTES
-                end = finish(w.links, link, at + free + offset, 8.0 * wire, math.inf) - offset
-                tail = draw(w.stages.tail[b, r], uniform(seed, frame, rand.TAIL))
-                remote = w.outcomes.tail_quality[row, b, r] if end + rtt + tail <= at + c.deadline_s else 0.0
-                unsent = g.quality * quality - g.energy_per_j * c.compute_w * free
+            if of_branch(w, KIND, b) != KIND_LOCAL and of_exit(w, EXIT_CONFIDENCE, row, head_of) < candidates[i, 2]:
+                free += stage(w, ENCODE_S, stage_index(w, b, r), uniform(seed, frame, rand.ENCODE))
+                wire = of_tail(w, PAYLOAD, row, b, r) + est.OVERHEAD_BYTES
+                end = finish(w, link, at + free + offset, 8.0 * wire, math.inf) - offset
+                tail = stage(w, TAIL_S, stage_index(w, b, r), uniform(seed, frame, rand.TAIL))
+                remote = of_tail(w, TAIL_QUALITY, row, b, r) if end + rtt + tail <= at + w.f8[DEADLINE] else 0.0
+                unsent = w.f8[W_QUALITY] * quality - w.f8[W_ENERGY] * w.f8[COMPUTE_W] * free
                 best = max(best, unsent)  # passed over by the sender
                 quality = max(quality, remote)
-                radio = c.radio_w_per_bps * 8.0 * wire
-                spent = g.energy_per_j * radio + g.per_byte * w.outcomes.payload[row, b, r]
-            best = max(best, g.quality * quality - g.energy_per_j * c.compute_w * free - spent)
+                radio = w.f8[RADIO_W_PER_BPS] * 8.0 * wire
+                spent = w.f8[W_ENERGY] * radio + w.f8[W_BYTE] * of_tail(w, PAYLOAD, row, b, r)
+            best = max(best, w.f8[W_QUALITY] * quality - w.f8[W_ENERGY] * w.f8[COMPUTE_W] * free - spent)
         total += best
     return total

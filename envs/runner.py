@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from adaptsplit.controller import Controller, State
 from adaptsplit.envs.core import reset_row
 from adaptsplit.envs.layout import LINK, LINK_OFFSET, ROW_FIRST, ROW_OFFSET, STATE_SIZE
+from adaptsplit.envs.packed import pack
 from adaptsplit.envs.simulator import Simulator, Stretch
 from adaptsplit.envs.world import World
 from adaptsplit.links import LinkTrace
@@ -93,9 +94,9 @@ class Delivery:
 def episode_info(world: World, seeds: Array, traces: list[LinkTrace]) -> Array:
     """Return (E,) records: recording, family, offset, minute of the recording, first profile row, flight."""
     info = np.zeros(len(seeds), dtype=EPISODE)
-    state = np.zeros(STATE_SIZE)
+    packed, state = pack(world), np.zeros(STATE_SIZE)
     for i, seed in enumerate(seeds):
-        reset_row(world, state, seed)
+        reset_row(packed, state, seed)
         trace = traces[int(state[LINK])]
         first = int(state[ROW_FIRST])
         flight = int(np.searchsorted(world.flight_first, first))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,5 +97,5 @@ class SplitVecEnv(VecEnv):
         """Return the mask of distinct decisions (flattened action space), the same for every row."""
         return np.ones(len(self.decisions.table), np.bool_) if self.actions == "flat" else self.decisions.masks()[1]
 
-    def _rows(self, indices: VecEnvIndices) -> Iterable[int] | Any:
-        return range(self.num_envs) if indices is None else np.atleast_1d(np.asarray(indices))
+    def _rows(self, indices: VecEnvIndices) -> list[int]:
+        return list(range(self.num_envs)) if indices is None else [int(i) for i in np.atleast_1d(np.asarray(indices))]

@@ -25,6 +25,7 @@ from adaptsplit.envs.layout import (
     STATE_SIZE,
     TERMINATED,
 )
+from adaptsplit.envs.packed import RATE_COUNT, THRESHOLDS, Packed, of_branch, of_link, pack
 from adaptsplit.envs.world import World
 from adaptsplit.outcome import OUTCOME, Outcomes
 
@@ -33,7 +34,7 @@ LOG_FRAMES = 32  # how many frames back a frame can still be unsettled while tra
 
 
 @compiled
-def reset_rows(w: World, states: Array, seeds: Array, rows: Array, raw: Array, observations: Array) -> None:
+def reset_rows(w: Packed, states: Array, seeds: Array, rows: Array, raw: Array, observations: Array) -> None:
     """Start an episode in each of ``rows`` and write its first observation."""
     for i in rows:
         reset_row(w, states[i], seeds[i])
@@ -42,7 +43,7 @@ def reset_rows(w: World, states: Array, seeds: Array, rows: Array, raw: Array, o
 
 @compiled
 def step_rows(
-    w: World,
+    w: Packed,
     states: Array,
     seeds: Array,
     logs: Array,
@@ -56,15 +57,15 @@ def step_rows(
     for i in rows:
         s = states[i]
         branch = decisions[i, 0]
-        rate = min(decisions[i, 1], w.rates[branch] - 1)
-        threshold = w.thresholds[decisions[i, 2]]
+        rate = min(decisions[i, 1], of_branch(w, RATE_COUNT, branch) - 1)
+        threshold = of_link(w, THRESHOLDS, decisions[i, 2])
         rewards[i] = step_row(w, s, seeds[i], logs[i], branch, rate, threshold, np.inf)
         if s[DONE] == 0.0:
             observe_row(w, s, raw, observations[i])
 
 
 @compiled
-def settle_rows(w: World, states: Array, raw: Array, observations: Array) -> None:
+def settle_rows(w: Packed, states: Array, raw: Array, observations: Array) -> None:
     """Bring heartbeat, telemetry and observation in line with states that were changed by hand."""
     for i in range(states.shape[0]):
         states[i, BEAT_REPLY] = 0.0
@@ -94,6 +95,7 @@ class Simulator:
     def __init__(self, world: World, n: int, *, keep_all: bool = False) -> None:
         """``keep_all`` keeps the record of every frame of the episode (evaluation), else of the last few."""
         self.world = world
+        self.packed = pack(world)
         self.n = n
         frames = world.constants.frames
         self.states = np.zeros((n, STATE_SIZE), dtype=np.float64)
@@ -112,7 +114,7 @@ class Simulator:
     def reset_rows(self, rows: Array, seeds: Array) -> Array:
         """Start the named rows with ``seeds`` (len(rows),)."""
         self.seeds[rows] = np.asarray(seeds, dtype=np.uint64)
-        reset_rows(self.world, self.states, self.seeds, rows, self._raw, self.observations)
+        reset_rows(self.packed, self.states, self.seeds, rows, self._raw, self.observations)
         return self.observations
 
     def place(self, stretch: Stretch) -> Array:
@@ -125,7 +127,7 @@ class Simulator:
         )
         self.states[:, ROW_OFFSET] = stretch.first_frame
         self.states[:, BATTERY_J] = w.constants.battery_j * stretch.battery
-        settle_rows(w, self.states, self._raw, self.observations)
+        settle_rows(self.packed, self.states, self._raw, self.observations)
         return self.observations
 
     def step(self, decisions: Array) -> tuple[Array, Array, Array]:
@@ -139,7 +141,7 @@ class Simulator:
         running = np.flatnonzero(self.states[:, DONE] == 0.0)
         self.rewards[:] = 0.0
         step_rows(
-            self.world,
+            self.packed,
             self.states,
             self.seeds,
             self.logs,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptsplit.envs.link import LinkTable, build_table
+from adaptsplit.envs.link_table import LinkTable, build_table
 from adaptsplit.profiles import Profile
 from adaptsplit.scenario import Scenario
 

@@ -20,7 +20,9 @@ from adaptsplit.controller import Stateless
 from adaptsplit.decision import Decision
 from adaptsplit.envs import Simulator, build_world, episode_seeds, run_episodes
 from adaptsplit.envs.layout import DONE, HEAD_ACK, TAIL, TRACKER
-from adaptsplit.envs.link import build_table, finish
+from adaptsplit.envs.link import finish
+from adaptsplit.envs.link_table import build_table
+from adaptsplit.envs.packed import pack
 from adaptsplit.envs.sb3 import SplitVecEnv
 from adaptsplit.links import LinkClock
 from adaptsplit.outcome import Outcomes, Path
@@ -219,9 +221,9 @@ def test_estimators_are_the_same_compiled_and_plain(scenario: Scenario, world: a
             np.testing.assert_allclose(out, seen, atol=1e-6)
 
 
-def test_compiled_link_is_the_clocks_twin(scenario: Scenario) -> None:
-    traces, rng = scenario.links("train")[:5], np.random.default_rng(0)
-    table = build_table(traces)
+def test_compiled_link_is_the_clocks_twin(scenario: Scenario, world: adaptsplit.envs.World) -> None:
+    traces, rng = scenario.links("train"), np.random.default_rng(0)
+    table = pack(world)
     for _ in range(2000):
         i, offset = int(rng.integers(5)), float(rng.uniform(0, 300))
         start, amount = float(rng.uniform(0, 200)), float(10 ** rng.uniform(2, 7.5))

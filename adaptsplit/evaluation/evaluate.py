@@ -117,11 +117,10 @@ def _play(stage: _Stage, entrants: Entrants) -> tuple[dict[str, Outcomes], list[
     played, scored = {}, []
     total = len(entrants.controllers)
     for i, entrant in enumerate(entrants.controllers):
-        stage.report(entrant.name)(i, total)
         runs = [run_episodes(stage.world, member, stage.seeds, seed=stage.seed) for member in entrant.members]
         played[entrant.name] = runs[0]
         scored.append(stage.score(entrant.name, entrant.kind, runs))
-        stage.report(entrant.name)(i + 1, total)
+        stage.report("controllers")(i + 1, total)
     return played, scored
 
 

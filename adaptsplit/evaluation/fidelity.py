@@ -1,7 +1,7 @@
 """Simulated against live: the same controllers on the same frames, the same trace and the same device model.
 
-``fly`` runs a bundle's controllers in interleaved blocks over a shaped link; ``simulate`` plays the very same stretch in
-the simulator, many times, with stage times and losses drawn anew.
+``fly`` runs a bundle's controllers in interleaved blocks over a shaped link; ``simulate`` plays the very same stretch
+in the simulator, many times, with stage times and losses drawn anew.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def simulate(
 def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return (E, F) whose frame each is: of the controller that decided on it, a dropped one of the decision before."""
     decided = np.cumsum(outcomes["branch"] >= 0, axis=-1) - 1
-    return np.maximum(decided, 0) // block % parts
+    return np.asarray(np.maximum(decided, 0) // block % parts)
 
 
 def base_w(scenario: Scenario) -> float:

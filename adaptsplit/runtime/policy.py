@@ -83,7 +83,7 @@ class PolicyNetwork:
         try:
             if path.stat().st_size > MAX_POLICY_BYTES:
                 raise ModelError(f"{path}: {path.stat().st_size} bytes; a policy has at most {MAX_POLICY_BYTES}")
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(f"{path}: not a policy file of ours ({error}); export the policy again") from error

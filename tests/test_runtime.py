@@ -1,0 +1,208 @@
+"""The runtime: verified model folders, answers of device and edge, numpy policies; all without torch at run time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptsplit.errors import ModelError
+from adaptsplit.runtime import DeviceRuntime, EdgeRuntime, ModelFolder, PolicyNetwork, mlp, softmax
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights, made by the real export."""
+    import torch
+
+    from adaptsplit.models import load_recipe
+    from adaptsplit.models.architecture import SplitModel
+    from adaptsplit.models.storage import export, for_inference
+
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = for_inference(SplitModel(load_recipe("smoke").model, tuple("abcdefgh")))
+    model.branch("mid").tail_temperature.fill_(0.25)
+    folder = tmp_path_factory.mktemp("model")
+    export(model, folder, name="random", training={}, calibration={})
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+
+
+def test_device_and_edge_give_whole_answers(made: Path, image: np.ndarray) -> None:
+    opened = ModelFolder.open(made)
+    device, edge = DeviceRuntime(opened), EdgeRuntime(opened)
+    device.warm_up()
+    edge.warm_up()
+    for card in opened.card.branches:
+        head = device.head(card.name, image)
+        answer = edge.tail(card.name, head.features)
+        assert head.features.shape == card.bottleneck
+        assert head.features.dtype == np.float32
+        assert head.exit_probabilities.shape == answer.probabilities.shape == (16, 8)
+        assert head.prediction.shape == answer.prediction.shape == (16,)
+        assert np.allclose(head.exit_probabilities.sum(-1), 1, atol=1e-5)
+        assert head.exit_confidence == pytest.approx(float(head.exit_probabilities.max(-1).mean()))
+
+
+def test_local_and_offload_are_the_same_full_model(made: Path, image: np.ndarray) -> None:
+    opened = ModelFolder.open(made)
+    assert np.array_equal(
+        DeviceRuntime(opened).local(image).probabilities, EdgeRuntime(opened).full(image).probabilities
+    )
+
+
+def test_the_tail_temperature_sharpens_the_answer(made: Path, folder: Path, image: np.ndarray) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    for branch in card["branches"]:
+        branch["tail_temperature"] = 1.0
+    (folder / "model.json").write_text(json.dumps(card))
+    features = DeviceRuntime(ModelFolder.open(made)).head("mid", image).features
+    sharp = EdgeRuntime(ModelFolder.open(made)).tail("mid", features)
+    plain = EdgeRuntime(ModelFolder.open(folder)).tail("mid", features)
+    assert sharp.confidence > plain.confidence
+    assert np.array_equal(sharp.prediction, plain.prediction)
+
+
+@pytest.mark.parametrize("name", ["head-stem.onnx", "tail.onnx", "trunk.onnx", "decoder-deep.onnx"])
+def test_one_flipped_bit_is_refused(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ModelError, match=rf"{name}.*damaged"):
+        ModelFolder.open(folder)
+
+
+def test_a_missing_folder_or_file_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere.*adaptsplit fit"):
+        ModelFolder.open(tmp_path / "nowhere")
+    (folder / "tail.onnx").unlink()
+    with pytest.raises(ModelError, match=r"tail\.onnx"):
+        ModelFolder.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "adaptsplit.model/9"}, "schema"),
+        ({"classes": []}, "classes"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "files"),
+        ({"files": {}}, "lists no file"),
+        ({"surprise": 1}, "unknown key"),
+    ],
+)
+def test_a_faulty_model_card_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(ModelError, match=message):
+        ModelFolder.open(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
+def test_a_model_card_that_is_not_an_object_is_refused(folder: Path, text: str) -> None:
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ModelError, match=r"model\.json"):
+        ModelFolder.open(folder)
+
+
+def test_wrong_inputs_are_named(made: Path, image: np.ndarray) -> None:
+    opened = ModelFolder.open(made)
+    with pytest.raises(ModelError, match=r"\(256, 256, 3\) uint8"):
+        DeviceRuntime(opened).head("stem", image[:100])
+    with pytest.raises(ModelError, match="float32"):
+        DeviceRuntime(opened).local(image.astype(np.float32))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="branches are stem, shallow, mid, deep"):
+        DeviceRuntime(opened).head("steam", image)
+    with pytest.raises(ModelError, match=r"shape \[1, 3, 3, 3\]"):
+        EdgeRuntime(opened).tail("stem", np.zeros((3, 3, 3), np.float32))
+
+
+def test_the_digest_changes_with_the_model(made: Path, folder: Path) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"name": "other"}))
+    assert ModelFolder.open(made).digest != ModelFolder.open(folder).digest
+
+
+def test_the_runtime_imports_nothing_of_the_training_stack() -> None:
+    code = (
+        "import sys, adaptsplit.runtime, adaptsplit.models;"
+        "print([m for m in ('torch', 'onnx', 'gymnasium', 'numba', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_softmax_survives_large_logits() -> None:
+    probabilities = softmax(np.array([[1e4, 0.0, -1e4]], np.float32), 0.05)
+    assert np.allclose(probabilities, [[1, 0, 0]])
+
+
+def _network(activation: str = "tanh") -> PolicyNetwork:
+    rng = np.random.default_rng(0)
+    sizes = [(5, 7), (7, 6), (6, 3)]
+    weights = tuple((rng.normal(size=s).astype(np.float32), rng.normal(size=s[1]).astype(np.float32)) for s in sizes)
+    return PolicyNetwork(weights, activation)
+
+
+def test_a_policy_network_is_its_formula() -> None:
+    network = _network()
+    (w0, b0), (w1, b1), (w2, b2) = network.weights
+    x = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
+    expected = np.tanh(np.tanh(x @ w0 + b0) @ w1 + b1) @ w2 + b2
+    assert np.allclose(network(x), expected, atol=1e-6)
+    assert np.array_equal(mlp(network.weights[:1], x, "relu"), x @ w0 + b0)
+    assert (network.inputs, network.outputs) == (5, 3)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_a_policy_file_comes_back_bit_for_bit(tmp_path: Path, activation: str) -> None:
+    network = _network(activation)
+    network.save(tmp_path / "policy.npz")
+    again = PolicyNetwork.load(tmp_path / "policy.npz")
+    x = np.ones((2, 5), np.float32)
+    assert np.array_equal(again(x), network(x))
+    assert again.activation == activation
+
+
+def test_bad_policy_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.npz"
+    with pytest.raises(ModelError, match="not a policy file"):
+        PolicyNetwork.load(path)
+    path.write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(ModelError, match="not a policy file"):
+        PolicyNetwork.load(path)
+    np.savez(path, w0=np.array([{}], dtype=object), b0=np.zeros(1), activation="tanh")
+    with pytest.raises(ModelError, match="not a policy file"):
+        PolicyNetwork.load(path)
+    np.savez(path, w0=np.zeros((3, 2)), activation="tanh")
+    with pytest.raises(ModelError, match="expected w0, b0"):
+        PolicyNetwork.load(path)
+    np.savez(path, w0=np.zeros((3, 2)), b0=np.zeros(3), activation="tanh")
+    with pytest.raises(ModelError, match="layer 0"):
+        PolicyNetwork.load(path)
+    np.savez(path, w0=np.full((3, 2), np.nan), b0=np.zeros(2), activation="tanh")
+    with pytest.raises(ModelError, match="not finite"):
+        PolicyNetwork.load(path)
+
+
+def test_a_policy_refuses_an_observation_of_another_width() -> None:
+    with pytest.raises(ModelError, match=r"takes \(n, 5\)"):
+        _network()(np.zeros((1, 4), np.float32))
+    with pytest.raises(ModelError, match="known are relu, tanh"):
+        _network("swish")
