@@ -10,16 +10,16 @@ HEAVY = ("torch", "gymnasium", "stable_baselines3", "numba", "matplotlib")
 present = [name for name in HEAVY if importlib.util.find_spec(name)]
 assert not present, f"the base install pulls in {present}"
 
-import adaptsplit.device_bridge.device  # noqa: E402
-import adaptsplit.device_bridge.edge  # noqa: E402
 from adaptsplit import observation  # noqa: E402
 from adaptsplit.bundle import load_bundle  # noqa: E402
 from adaptsplit.codecs import get_codec  # noqa: E402
+from adaptsplit.device_bridge import device, edge  # noqa: E402
 from adaptsplit.frames import open_frames  # noqa: E402
-from adaptsplit.runtime.device import DeviceRuntime  # noqa: E402
-from adaptsplit.runtime.edge import EdgeRuntime  # noqa: E402
+from adaptsplit.runtime import DeviceRuntime, EdgeRuntime  # noqa: E402
 from adaptsplit.runtime.folder import ModelFolder  # noqa: E402
 
+assert device.run_device
+assert edge.serve
 bundle = load_bundle(Path(sys.argv[1]))
 state = bundle.controller.init(1, np.random.default_rng(0))
 decision, state = bundle.controller.act(np.full((1, observation.SIZE), 0.5, dtype=np.float32), state)

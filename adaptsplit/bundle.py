@@ -237,9 +237,10 @@ def _write(folder: Path, source: str, controller: Controller, scenario: Scenario
 
 def _scaled_stages(scenario: Scenario) -> dict[str, Any]:
     """Stage quantiles of the training profile, scaled to the scenario's device."""
-    profile, scale = scenario.profile("train"), scenario.stage_scale
-    arrays = {"head_s": profile.head_s, "encode_s": profile.encode_s, "signal_s": profile.signal_s}
-    return {name: (np.asarray(array, dtype=np.float64) * scale).tolist() for name, array in arrays.items()}
+    profile, networks, codecs = scenario.profile("train"), scenario.stage_scale, scenario.codec_scale
+    arrays = (("head_s", profile.head_s, networks), ("encode_s", profile.encode_s, codecs))
+    scaled = (*arrays, ("signal_s", profile.signal_s, codecs))
+    return {name: (np.asarray(array, dtype=np.float64) * scale).tolist() for name, array, scale in scaled}
 
 
 def _library_version() -> str:

@@ -265,7 +265,7 @@ def evaluate(
         typer.echo(results.document.to_json())
         return
     console = Console()
-    console.print(console_table(results.document))
+    console.print(console_table(results.document, width=console.width))
     console.print(headline(results.document), markup=False, highlight=False)
     console.print(f"report: {out / 'report.html'}", markup=False, highlight=False)
 

@@ -65,7 +65,7 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, quiet: bool = Fal
     best = max(runs, key=lambda run: run.best.reward)
     comparison = _fly(scenario, best, results, out, size, console)
     write_report(results, out / "report.html", live=comparison)
-    console.print(console_table(results.document))
+    console.print(console_table(results.document, width=console.width))
     console.print(live_table(comparison))
     console.print(headline(results.document), markup=False, highlight=False)
     seconds = time.monotonic() - started

@@ -146,6 +146,11 @@ class Scenario:
         """Modelled stage time on the named board / measured stage time on the profiling host."""
         return float(scale_factor(self.profile("train").host_macs_per_s, self.compute))
 
+    @property
+    def codec_scale(self) -> float:
+        """As ``stage_scale``, for codecs, content signals and the decision."""
+        return self.compute.scalar_slowdown
+
     def links(self, split: str) -> list[LinkTrace]:
         """Return the traces of one split."""
         if split not in self._links:

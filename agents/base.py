@@ -36,16 +36,17 @@ class RewardWeights(Config):
 class ControllerContext(Config):
     """Constants of a scenario that a controller may use. Times s, rates bit/s, powers W, energy J.
 
-    ``stage_scale`` turns the profile's host times into times on the named device; ``decision_s`` is what a decision
-    takes. ``compute_w`` is the power of the device's computation above idle, ``radio_w`` of the radio above the
-    connected state while it sends, ``radio_j_per_bit`` the energy per bit beside it. The three priors hold before
-    anything was heard.
+    ``stage_scale`` (networks) and ``codec_scale`` (codecs, content signals) turn the profile's host times into times on
+    the named device; ``decision_s`` is what a decision takes. ``compute_w`` is the power of the device's computation
+    above idle, ``radio_w`` of the radio above the connected state while it sends, ``radio_j_per_bit`` the energy per bit
+    beside it. The three priors hold before anything was heard.
     """
 
     fps: float = Field(gt=0)
     deadline_s: float = Field(gt=0)
     window: int = Field(default=2, ge=1)
     stage_scale: float = Field(default=1.0, gt=0)
+    codec_scale: float = Field(default=1.0, gt=0)
     weights: RewardWeights = RewardWeights()
     decision_s: float = Field(default=0.0, ge=0)
     compute_w: float = 0.0

@@ -78,6 +78,7 @@ def context_of(scenario: Scenario) -> ControllerContext:
         deadline_s=scenario.deadline_s,
         window=scenario.window,
         stage_scale=scenario.stage_scale,
+        codec_scale=scenario.codec_scale,
         weights=RewardWeights(**weights),
         decision_s=scenario.decision_s,
         compute_w=compute.active_w - compute.idle_w,

@@ -59,13 +59,17 @@ class PpoParameters(Common):
 
 
 class DqnParameters(Common):
-    """Deep Q-learning (Mnih et al., 2015); names as in ``stable_baselines3.DQN``. Actions are always flat."""
+    """Deep Q-learning (Mnih et al., 2015); names as in ``stable_baselines3.DQN``. Actions are always flat.
+
+    With a small ``tau`` and an update at every step the target network is a running mean of the learned one.
+    """
 
     buffer_size: Positive
     learning_starts: Positive
     train_freq: Positive
     gradient_steps: Positive
     target_update_interval: Positive
+    tau: float = Field(gt=0, le=1)
     n_steps: Positive
     exploration_fraction: Fraction
     exploration_initial_eps: Fraction

@@ -83,11 +83,11 @@ class DecisionModel:
         """Times on the named device and message sizes, per pair (P,)."""
         b, r = self.pairs.T
         head_of = self.space.exit_branches[b]
-        scale = self.context.stage_scale
+        scale, codecs = self.context.stage_scale, self.context.codec_scale
         ends_here = np.array([branch.kind == "local" for branch in self.space.branches])[b]
-        self.signal = self.context.decision_s + scale * summary.signal_s
+        self.signal = self.context.decision_s + codecs * summary.signal_s
         self.head = scale * np.asarray(summary.head_s)[head_of]
-        self.encode = np.where(ends_here, 0.0, scale * np.asarray(summary.encode_s)[b, r])
+        self.encode = np.where(ends_here, 0.0, codecs * np.asarray(summary.encode_s)[b, r])
         self.wire_bytes = np.where(ends_here, 0.0, np.asarray(summary.payload_bytes)[b, r] + est.OVERHEAD_BYTES)
 
     def _set_qualities(self, summary: ProfileSummary, table: NDArray[np.int64]) -> None:

@@ -88,7 +88,8 @@ def _dqn(p: DqnParameters, env: VecEnv, seed: int, tensorboard: Path | None) -> 
         train_freq=p.train_freq,
         gradient_steps=p.gradient_steps,
         n_steps=p.n_steps,
-        target_update_interval=p.target_update_interval,
+        target_update_interval=max(p.target_update_interval, env.num_envs),
+        tau=p.tau,
         exploration_fraction=p.exploration_fraction,
         exploration_initial_eps=p.exploration_initial_eps,
         exploration_final_eps=p.exploration_final_eps,
@@ -101,13 +102,13 @@ def _dqn(p: DqnParameters, env: VecEnv, seed: int, tensorboard: Path | None) -> 
 
 
 def export_net(model: BaseAlgorithm, parameters: Parameters) -> PolicyNet:
-    """Return the weights that decide: PPO's actor up to its logits, DQN's Q network."""
+    """Return the weights that decide: PPO's actor up to its logits, DQN's target network (a mean of the last ones)."""
     policy: Any = model.policy
     if isinstance(parameters, PpoParameters):
         modules = [*policy.mlp_extractor.policy_net, policy.action_net]
         head = parameters.actions
     else:
-        modules, head = list(policy.q_net.q_net), "flat"
+        modules, head = list(policy.q_net_target.q_net), "flat"
     linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
     return PolicyNet(tuple((_array(m.weight.T), _array(m.bias)) for m in linear), parameters.activation, head)
 

@@ -11,7 +11,7 @@ import numpy as np
 from adaptsplit.agents.static import InterleavedController
 from adaptsplit.controller import Controller
 from adaptsplit.decision import Decision, DecisionSpace
-from adaptsplit.device_bridge.session import Observation
+from adaptsplit.device_bridge.actions import Observation
 from adaptsplit.outcome import Outcomes
 
 log = logging.getLogger("adaptsplit.device")

@@ -73,13 +73,16 @@ class EdgeServer:
         self._worker = threading.Thread(target=self._work, name="tail", daemon=True)
         self._worker.start()
         unique = f"{edge}-{self._id.hex()[:8]}"
-        self._data = MqttTransport(broker, f"{unique}-data", [every_device(fleet, "up")], self._received)
+        self._links: set[str] = set()
+        self._data = MqttTransport(
+            broker, f"{unique}-data", [every_device(fleet, "up")], self._received, lambda up: self._link("data", up)
+        )
         self._control = MqttTransport(
             broker,
             f"{unique}-control",
             [every_device(fleet, "heartbeat")],
             self._received,
-            self._control_link,
+            lambda up: self._link("control", up),
             will=Will(self._topic, self._connection("CONNECTION_BROKEN")),
         )
 
@@ -114,9 +117,13 @@ class EdgeServer:
             content, seq=self._sequence, session=self._id, ts_ms=int(now[0] * 1e3), mono_ms=now[1] * 1e3
         )
 
-    def _control_link(self, up: bool) -> None:
-        if up:
-            self._control.publish(self._topic, self._connection("ONLINE"), qos=1, retain=True)
+    def _link(self, plane: str, up: bool) -> None:
+        """Say ONLINE when both connections stand, so that nobody sends frames that nobody hears."""
+        with self._lock:
+            self._links = self._links | {plane} if up else self._links - {plane}
+            if "control" in self._links:
+                state = "ONLINE" if "data" in self._links else "OFFLINE"
+                self._control.publish(self._topic, self._connection(state), qos=1, retain=True)
 
     def _received(self, topic: str, payload: bytes) -> None:
         with self._lock:

@@ -90,6 +90,7 @@ class EdgeSession:
     def worked(self, job: Job, answer: TailAnswer, now: float) -> list[EdgeAction]:
         """The tail has answered."""
         self.counts["answered"] += 1
+        self.counts["residence_us"] += round((now - job.arrived) * 1e6)
         self._working = False
         reply = self._result(job, now, Status.DONE, answer.prediction, answer.confidence)
         return [reply, *self._next(now)]

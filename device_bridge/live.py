@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def run_live(
         frames: the frames.
         trace: the link; None for the bare loopback interface.
         controllers: names; several run interleaved in blocks.
-        telemetry: modelled battery and signal; None leaves them unknown to the controller.
+        telemetry: modelled battery; None leaves it unknown to the controller. The signal power is the trace's.
         out: folder for the live log, the summaries and the processes' logs; None for a temporary one.
         during: called once after the start, with the processes at hand (tests kill and restart them).
     """
@@ -195,6 +195,7 @@ def run_live(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             folder = out
+        telemetry = _with_signal(telemetry, trace, options.offset_s)
         setup = stack.enter_context(LiveSetup(bundle, trace, folder, options))
         device = stack.enter_context(setup.device(frames, controllers, telemetry))
         if during is not None:
@@ -205,3 +206,10 @@ def run_live(
         summaries = {"device": summary, "edge": edge, "shaper": shaper, "broker": run.backend}
         (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
         return run
+
+
+def _with_signal(telemetry: Telemetry | None, trace: LinkTrace | None, offset_s: float) -> Telemetry | None:
+    """Add the trace's signal power, as the simulator reports it, where ``telemetry`` has none."""
+    if trace is None or trace.signal_dbm is None or (telemetry is not None and telemetry.signal_dbm):
+        return telemetry
+    return replace(telemetry or Telemetry(), signal_dbm=trace.signal_dbm.tolist(), dt_s=trace.dt_s, offset_s=offset_s)

@@ -86,6 +86,7 @@ class MqttTransport:
             _leave_to_the_loop
         )  # else publish() writes on the caller's thread
         client.on_connect = self._guard(self._connected)
+        client.on_subscribe = self._guard(self._subscribed)
         client.on_disconnect = self._guard(self._disconnected)
         client.on_message = self._guard(self._received)
         return client
@@ -147,6 +148,18 @@ class MqttTransport:
         client.drop_out_messages()
         if self._filters:
             client.subscribe(self._filters)
+        else:
+            self._ready()
+
+    def _subscribed(self, client: Any, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self.counts["refused"] += 1
+            log.warning("broker refuses a subscription: %s", reasons)
+            return
+        self._ready()
+
+    def _ready(self) -> None:
+        """Connected and subscribed: from now on nothing that is sent to us is lost."""
         self.counts["connected"] += 1
         self.connected.set()
         if self._on_link is not None:

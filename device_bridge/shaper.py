@@ -6,6 +6,8 @@ way. A message of b bytes handed over at t arrives at ``clock.finish(t, 8 b) + r
 simulator: the service of a chunk begins when the chunk before it ended or when its bytes were read, whichever is later,
 in the trace's own time, so that a late wake-up of this process delays one chunk and not all that follow.
 
+A lost packet delays its chunk, and what follows on its connection, by one round trip.
+
 Time 0 of the trace is given by ``start`` (frame 0 of the device); before it, bytes pass unshaped. In an outage nothing
 moves. Buffers are small and sockets have TCP_NODELAY. It runs as a process of its own::
 
@@ -20,6 +22,7 @@ import argparse
 import asyncio
 import json
 import math
+import random
 import socket
 import sys
 import threading
@@ -39,6 +42,7 @@ BUFFERED_BYTES = 32 * 1024
 SOCKET_BYTES = 16 * 1024
 CHUNK_S = 0.002
 TIMER_S = 0.0005
+PACKET_BYTES = 1400.0
 MIN_CHUNK, MAX_CHUNK = 256, 8192
 
 
@@ -85,6 +89,8 @@ class Shaper:
     def __init__(self, trace: LinkTrace, offset_s: float = 0.0) -> None:
         self.clock = LinkClock(trace, offset_s)
         self.start_at = math.inf
+        self._loss, self._dt_s, self._offset_s = trace.loss.tolist(), trace.dt_s, offset_s
+        self._rng = random.Random(0)
         self.bytes_up = 0
         self.bytes_down = 0
         self._connections: list[_Connection] = []
@@ -92,15 +98,28 @@ class Shaper:
         self._work = asyncio.Event()
         self._served_until = 0.0  # trace time
         self._link: asyncio.Task[None] | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
 
     async def serve(self, target: tuple[str, int], port: int = 0) -> asyncio.Server:
         """Listen on 127.0.0.1 and pump until cancelled; returns the server (its port is the one to give devices)."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._pipe(reader, writer, target)
+            pipe = asyncio.current_task()
+            assert pipe is not None
+            self._pipes.add(pipe)
+            try:
+                await self._pipe(reader, writer, target)
+            finally:
+                self._pipes.discard(pipe)
 
         self._link = asyncio.create_task(self._serve_link())
         return await asyncio.start_server(accept, "127.0.0.1", port, limit=READ_BYTES)
+
+    async def close(self) -> None:
+        """Stop serving; whatever is under way is lost."""
+        for task in [task for task in (self._link, *self._pipes) if task is not None]:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]) -> None:
         try:
@@ -119,13 +138,15 @@ class Shaper:
             asyncio.ensure_future(self._read_down(far_reader, back)),
             asyncio.ensure_future(_write(back, writer)),
         ]
-        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
-        self._connections.remove(connection)
-        for stream in (writer, far_writer):
-            stream.transport.abort()  # what was under way on this connection is lost, as on a real link
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            self._connections.remove(connection)
+            for stream in (writer, far_writer):
+                stream.transport.abort()  # what was under way on this connection is lost, as on a real link
 
     async def _read_up(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
         while data := await reader.read(READ_BYTES):
@@ -155,7 +176,8 @@ class Shaper:
             read_at, chunk = self._take(connection)
             end = self._serve_chunk(read_at, chunk)
             self.bytes_up += len(chunk)
-            connection.last_delivery = max(end + 0.5 * self._rtt(end), connection.last_delivery)
+            delay = 0.5 * self._rtt(end) + self._retransmission(end, len(chunk))
+            connection.last_delivery = max(end + delay, connection.last_delivery)
             connection.out.put_nowait((connection.last_delivery, chunk))
             await _sleep_until(end)
 
@@ -193,6 +215,14 @@ class Shaper:
         begin = max(read_at - self.start_at, self._served_until)
         self._served_until = self.clock.finish(begin, 8.0 * len(chunk))
         return self.start_at + self._served_until
+
+    def _retransmission(self, now: float, size: int) -> float:
+        """One round trip when a packet of the chunk is lost (TCP repeats it), as in the simulator."""
+        if now < self.start_at:
+            return 0.0
+        sample = int((now - self.start_at + self._offset_s) / self._dt_s) % len(self._loss)
+        lost = self._rng.random() >= (1.0 - self._loss[sample]) ** (size / PACKET_BYTES)
+        return self._rtt(now) if lost else 0.0
 
     def _rtt(self, now: float) -> float:
         return self.clock.rtt(max(now - self.start_at, 0.0) if math.isfinite(self.start_at) else 0.0)
@@ -235,6 +265,7 @@ async def _run(trace: LinkTrace, offset_s: float, target: tuple[str, int], port:
     await ended.wait()
     print(json.dumps({"role": "shaper", "bytes_up": shaper.bytes_up, "bytes_down": shaper.bytes_down}), flush=True)
     server.close()
+    await shaper.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,6 +49,8 @@ class Telemetry:
         """Read the model; ConfigError when it is not one."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(value, dict):
+                raise TypeError(f"{type(value).__name__} in place of an object")
             numbers = {name: float(v) for name, v in value.items() if name != "signal_dbm"}
             return cls(**numbers, signal_dbm=[float(v) for v in value["signal_dbm"]])
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from adaptsplit.bundle import StageTimes
 from adaptsplit.codecs import feature_codecs, image_codecs
 from adaptsplit.decision import Decision, DecisionSpace
+from adaptsplit.device_bridge.actions import Encode, Look, Run
 from adaptsplit.device_bridge.camera import Camera
-from adaptsplit.device_bridge.session import Encode, Look, Run
 from adaptsplit.frames.signals import difference, sharpness
 from adaptsplit.runtime import DeviceRuntime, HeadResult
 

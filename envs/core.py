@@ -207,11 +207,12 @@ def settle_exit(w: Packed, s: Array, record: Any, path: int, answered: float, ex
 
 @compiled
 def pass_over(w: Packed, s: Array, log: Array, now: float, freeze: float) -> None:
-    """The frame in the slot will not be sent: its exit answers."""
+    """The frame in the slot will not be sent: its exit answers, at the deadline when encoding ended after it."""
     frame = int(s[SLOT_FRAME])
     s[SLOT_USED] = 0.0
     record = log[frame % log.shape[0]]
-    settle_exit(w, s, record, P_PASSED, now, s[SLOT_EXIT_AT], row_of(w, s, frame, freeze))
+    answered = min(now, record["arrived_s"] + w.f8[DEADLINE])
+    settle_exit(w, s, record, P_PASSED, answered, s[SLOT_EXIT_AT], row_of(w, s, frame, freeze))
     record["known_s"] = now
     missed = record["path"] == P_MISS
     est.on_settled(s[TRACKER:], 1.0 if missed else 0.0, 0.0 if missed else 1.0)

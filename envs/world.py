@@ -87,13 +87,16 @@ class World(NamedTuple):
     flight_count: Array  # (S,) i8
 
 
-def build_world(scenario: Scenario, split: str) -> World:
-    """Load profile and links of ``split`` ("train", "validation" or "test") and lay them out."""
+def build_world(scenario: Scenario, split: str, *, label_free: bool | None = None) -> World:
+    """Load profile and links of ``split`` ("train", "validation" or "test") and lay them out.
+
+    ``label_free`` puts confidence in the place of quality (default: as the scenario says); evaluation never does.
+    """
     profile, space = scenario.profile(split), scenario.space
     first, count = _flights(profile.segment)
     return World(
-        _outcomes(profile, scenario.label_free),
-        _stages(profile, scenario.stage_scale),
+        _outcomes(profile, scenario.label_free if label_free is None else label_free),
+        _stages(scenario),
         build_table(scenario.links(split)),
         _constants(scenario),
         Weights(*scenario.objective.weights()),
@@ -127,15 +130,18 @@ def _with_average(table: Array) -> Array:
     return np.ascontiguousarray(np.concatenate([values, values.mean(axis=0, keepdims=True)]))
 
 
-def _stages(profile: Profile, scale: float) -> Stages:
+def _stages(scenario: Scenario) -> Stages:
+    """Stage times belong to the device, not to a split: they are those of the train profile, as in a bundle."""
+    profile = scenario.profile("train")
+
     def scaled(table: Array, factor: float) -> Array:
         return np.ascontiguousarray(np.asarray(table, dtype=np.float64) * factor)
 
     return Stages(
-        scaled(profile.head_s, scale),
-        scaled(profile.encode_s, scale),
+        scaled(profile.head_s, scenario.stage_scale),
+        scaled(profile.encode_s, scenario.codec_scale),
         scaled(profile.tail_s, 1.0),
-        scaled(profile.signal_s, scale),
+        scaled(profile.signal_s, scenario.codec_scale),
     )
 
 

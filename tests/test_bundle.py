@@ -86,7 +86,7 @@ def test_stage_times_are_those_of_the_named_device(learned: Path, scenario: Scen
     stages, profile = load_bundle(learned).stages, scenario.profile("train")
     assert stages.head(0, 0.0) == pytest.approx(profile.head_s[0, 0] * scenario.stage_scale, rel=1e-6)
     assert stages.head(0, 1.0) == pytest.approx(profile.head_s[0, -1] * scenario.stage_scale, rel=1e-6)
-    middle = np.median(profile.encode_s[0, 1]) * scenario.stage_scale
+    middle = np.median(profile.encode_s[0, 1]) * scenario.codec_scale
     assert stages.encode(0, 1) == pytest.approx(middle, rel=1e-6)
     assert stages.signal(0.2) <= stages.signal(0.8)
 

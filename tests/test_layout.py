@@ -108,3 +108,13 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_generated_documentation_is_current() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from make_tables import with_table  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    assert with_table(page) == page, "run: python docs/make_tables.py"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from adaptsplit.config import parse
@@ -57,7 +58,9 @@ class FewFrames:
     name, split, classes, segments = "few", "model-train", list(CLASSES), [(0, 24)]
 
     def __init__(self) -> None:
-        self.images, self.labels = open_frames("flight", split="model-train").batch(np.random.default_rng(0), 24)
+        source = open_frames("flight", split="model-train")
+        frames = [source.frame(12 * index) for index in range(24)]
+        self.images, self.labels = np.stack([f.image for f in frames]), np.stack([f.labels for f in frames])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -159,7 +162,7 @@ def test_the_loss_falls_on_a_batch_seen_again(frames: FewFrames) -> None:
     with BatchStream(lambda: frames, recipe, 0, 0, 1) as stream:
         (batch,) = stream
     state = new_state(recipe, CLASSES, 0)
-    losses = [float(train_step(state, batch, recipe, 0).loss.detach()) for _ in range(25)]
+    losses = [float(train_step(state, batch, recipe, 0).loss.detach()) for _ in range(15)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
@@ -185,8 +188,12 @@ def test_a_damaged_checkpoint_is_refused(frames: FewFrames, tmp_path: Path) -> N
         train(_smoke(), CLASSES, lambda: frames, tmp_path, seed=0, progress=False)
 
 
-def test_the_worker_process_makes_the_batches_that_a_thread_makes() -> None:
-    opener = partial(open_frames, "flight", split="model-train")
+def test_the_worker_process_makes_the_batches_that_a_thread_makes(frames: FewFrames, tmp_path: Path) -> None:
+    for index, image in enumerate(frames.images[:6]):
+        place = tmp_path / f"class{index % 2}" / f"{index}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(place)
+    opener = partial(open_frames, f"folder:{tmp_path}", split="model-train")
     found = []
     for background in (True, False):
         with BatchStream(opener, _smoke(background=background, batch=4), 0, 0, 2) as stream:
@@ -224,7 +231,7 @@ def test_a_fitted_temperature_lowers_nll_and_calibration_error() -> None:
     fitted = fit_answer(logits * 3, labels)
     assert fitted.temperature == pytest.approx(3.0, rel=0.08)
     assert fitted.nll_after < fitted.nll_before
-    assert fitted.ece_after < 0.02 < fitted.ece_before
+    assert fitted.ece_after < 0.05 < 0.2 < fitted.ece_before
     assert sum(b.count for b in fitted.reliability_after) == 4000
     best = fit_temperature(logits, labels)
     assert nll(logits, labels, best) <= min(nll(logits, labels, best * f) for f in (0.9, 1.1))
@@ -261,7 +268,11 @@ def test_fit_trains_calibrates_and_exports_a_model_that_runs(tmp_path: Path) -> 
     recipe = _smoke(steps=6, checkpoint_every=6, log_every=2)
     result = fit(recipe, "flight", tmp_path / "model", progress=False, threads=1)
     folder = ModelFolder.open(result.folder)
-    assert [json.loads(line)["step"] for line in (result.folder / "training.jsonl").open()] == [2, 4, 6]
+    assert [json.loads(line)["step"] for line in (result.folder / "training.jsonl").read_text().splitlines()] == [
+        2,
+        4,
+        6,
+    ]
     assert folder.card.calibration["split"] == "calibration"
     for answer in folder.card.calibration["answers"].values():
         assert answer["nll_after"] <= answer["nll_before"] + 1e-9

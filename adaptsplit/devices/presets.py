@@ -28,10 +28,12 @@ class Preset(Config):
 class ComputePreset(Preset):
     """A board: effective multiply-accumulates per second in convolutional networks, one image at a time; power (W).
 
-    ``macs_per_s`` None means the host on which a profile was measured.
+    ``macs_per_s`` None means the host on which a profile was measured. ``scalar_slowdown`` is how many times longer
+    one core takes than the profiling host's for code that is not a network: codecs, content signals, the decision.
     """
 
     macs_per_s: float | None = Field(gt=0)
+    scalar_slowdown: float = Field(gt=0)
     idle_w: float = Field(ge=0)
     active_w: float = Field(ge=0)
 
@@ -113,8 +115,8 @@ P = TypeVar("P", bound=Preset)
 def scale_factor(profile_host_macs_per_s: float, preset: ComputePreset) -> float:
     """Factor from stage times measured on the profile's host to those MODELLED for ``preset``: host rate / preset rate.
 
-    One number for all stages: it ignores caches, threads and operators that suit one machine better than another, so
-    scaled times are a stated model, never a measurement. ConfigError when the host's rate is not positive.
+    One number for all networks (codecs and signals have ``scalar_slowdown``): it ignores caches, threads and operators
+    that suit one machine better than another, so scaled times are a stated model, never a measurement. ConfigError when the host's rate is not positive.
     """
     if not profile_host_macs_per_s > 0:
         raise ConfigError(f"host rate {profile_host_macs_per_s} MAC/s; expected > 0: measure the profile again")

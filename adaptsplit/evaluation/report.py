@@ -193,6 +193,11 @@ def _knobs(document: ResultsDocument) -> str:
         "other two stay free. Right: its reward with the knob frozen at each value (the best is named); the dashed "
         f"line is all three free. First {document.knobs.episodes} episodes."
     )
+    if any((knob.worth.value or 0.0) < 0 for knob in document.knobs.knobs):
+        caption += (
+            " A worth below zero: the oracle weighs decisions by expected quality, and with that knob free it expected "
+            "a little too much of some; freezing it costs nothing here."
+        )
     picture = _figure(figures.knobs(document), caption, "wide")
     return f'<h2>What each of the three knobs is worth</h2><div class="figures one">{picture}</div>'
 

@@ -232,6 +232,8 @@ def knobs(document: ResultsDocument) -> str:
         detail.set_yticks(range(len(ticks)), [""] * len(ticks))
         detail.set_ylim(-0.5, len(ticks) - 0.3)
         detail.set_title("reward when frozen at each value")
+        for axis in (ax, detail):
+            axis.locator_params(axis="x", nbins=5)
         detail.grid(axis="y", visible=False)
         return svg.to_svg(drawn, "worth of each knob")
 

@@ -48,14 +48,16 @@ class Classifier(nn.Module):
 
 
 class Exit(nn.Module):
-    """An early exit on the device: strided convolutions and a classifier. Logits are divided by ``temperature``."""
+    """An early exit on the device: a few convolutions or none, a classifier, a temperature that divides the logits."""
 
     temperature: Tensor
 
-    def __init__(self, inputs: int, side: int, widths: tuple[int, ...], classes: int, *, folded: bool) -> None:
+    def __init__(self, config: BranchConfig, cut: tuple[int, int], classes: int, *, folded: bool) -> None:
         super().__init__()
-        self.body = _strided(inputs, widths, folded=folded)
-        self.classifier = Classifier(widths[-1], side >> len(widths), classes)
+        inputs, side = cut
+        widths, size = config.exit, config.exit_size
+        self.body = _strided(inputs, widths, size, folded=folded)
+        self.classifier = Classifier((inputs, *widths)[-1], side >> len(widths) if size == 3 else side, classes)
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class Branch(nn.Module):
             _strided(cut[0], config.encoder, folded=folded),
             ConvUnit(width, channels, 1, relu=False, affine=False, folded=folded),
         )
-        self.exit = Exit(cut[0], cut_side, config.exit, classes, folded=folded)
+        self.exit = Exit(config, cut, classes, folded=folded)
         self.decoder = _decoder(config, hidden, folded=folded)
         self.register_buffer("tail_temperature", torch.ones(()))
 
@@ -191,9 +193,10 @@ def _info(name: str, part: nn.Module, example: Tensor) -> PartInfo:
     return PartInfo(name, shape, macs, count_parameters(part))
 
 
-def _strided(inputs: int, widths: tuple[int, ...], *, folded: bool) -> nn.Sequential:
-    ins = (inputs, *widths[:-1])
-    return nn.Sequential(*(ConvUnit(a, b, 3, 2, folded=folded) for a, b in zip(ins, widths, strict=True)))
+def _strided(inputs: int, widths: tuple[int, ...], size: int = 3, *, folded: bool) -> nn.Sequential:
+    ins = (inputs, *widths)[: len(widths)]
+    stride = 2 if size == 3 else 1
+    return nn.Sequential(*(ConvUnit(a, b, size, stride, folded=folded) for a, b in zip(ins, widths, strict=True)))
 
 
 def _stage(config: StageConfig, inputs: int, *, folded: bool) -> nn.Sequential:

@@ -50,6 +50,8 @@ def fit(
     opener = partial(open_frames, frames, split="model-train", seed=frames_seed, data=data)
     calibration_source = open_frames(frames, split="calibration", seed=frames_seed, data=data)
     classes = tuple(calibration_source.classes)
+    if len(classes) < 2:
+        raise ConfigError(f"frames {frames!r} have {len(classes)} classes; training needs at least 2 labelled ones")
     averaged = train(chosen, classes, opener, folder, seed=seed, progress=progress)
     model = for_inference(averaged)
     report = calibrate(model, calibration_source, chosen.calibration)

@@ -66,7 +66,7 @@ def joint_step(
     for name, rows in zip(names, order, strict=True):
         branch = model.branch(name)
         at_cut = maps[branch.config.cut]
-        exits[name] = branch.exit(at_cut).float()
+        exits[name] = branch.exit(_scale_gradient(at_cut, training.exit_gradient)).float()
         features = branch.encoder(at_cut).float()[rows]
         decoded.append(branch.decoder(noisy(features, recipe.noise, generator)))
     hidden = maps[names_last(maps)]
@@ -91,6 +91,11 @@ def share_right(logits: Tensor, labels: Tensor) -> float:
     known = labels != UNLABELLED
     right = (logits.detach().argmax(-1) == labels) & known
     return float(right.sum()) / int(known.sum()) if bool(known.any()) else float("nan")
+
+
+def _scale_gradient(x: Tensor, share: float) -> Tensor:
+    """Return ``x`` unchanged, of which only ``share`` of the gradient flows back."""
+    return x.detach() if share == 0.0 else x * share + x.detach() * (1.0 - share)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

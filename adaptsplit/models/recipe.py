@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -36,15 +36,17 @@ class StageConfig(Config):
 class BranchConfig(Config):
     """A head branch: where it leaves the trunk, what it sends, its exit and its decoder.
 
-    ``cut`` names the trunk stage after which the branch leaves; ``bottleneck`` is (C, H, W); each width of ``exit`` is
-    one 3x3 convolution of stride 2, each of ``encoder`` likewise, before the 1x1 convolution to C channels.
+    ``cut`` names the trunk stage after which the branch leaves; ``bottleneck`` is (C, H, W). Each width of ``encoder``
+    is one 3x3 convolution of stride 2, before the 1x1 convolution to C channels. Each width of ``exit`` is one
+    convolution of size ``exit_size`` (3: stride 2; 1: stride 1) before the exit's linear map; none = that map alone.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
     cut: str
     bottleneck: tuple[Positive, Positive, Positive]
     encoder: tuple[Width, ...]
-    exit: tuple[Width, ...] = Field(min_length=1)
+    exit: tuple[Width, ...]
+    exit_size: Literal[1, 3] = 3
     decoder: Width
 
 
@@ -83,14 +85,17 @@ class Augment(Config):
     brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     channels: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    mixup: Probability = 0.0
     compress: Probability = 0.4
     quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (20, 95)
     webp: Probability = 0.5
 
 
 class Training(Config):
-    """Optimiser and schedule: AdamW, one cycle of the learning rate, exponential average of the weights."""
+    """Optimiser and schedule: AdamW, one cycle of the learning rate, exponential average of the weights.
+
+    ``exit_gradient`` is the share of the exits' gradient that reaches the trunk. 0 keeps the trunk for the full model
+    and makes the exits what a cheap classifier can read from it (internal classifiers of Kaya et al. 2019).
+    """
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)]
     batch: Annotated[int, Field(ge=4, le=1024)]
@@ -99,7 +104,8 @@ class Training(Config):
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.998
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    exit_weight: Annotated[float, Field(ge=0.0)] = 0.3
+    exit_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    exit_gradient: Probability = 0.0
     branch_weight: Annotated[float, Field(ge=0.0)] = 1.0
     distil: Annotated[float, Field(ge=0.0)] = 0.5
     bfloat16: bool = True

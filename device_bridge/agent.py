@@ -1,0 +1,331 @@
+"""The device agent: frames in, decisions, messages, outcomes out.
+
+Three kinds of threads meet in one inbox: the network's (messages, connections), the worker's (stages done), the clock.
+The main loop hands every event with its time to the pure ``DeviceSession`` and does what that returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from adaptsplit.bundle import Bundle
+from adaptsplit.device_bridge.actions import (
+    Action,
+    Beat,
+    Decide,
+    Encode,
+    Look,
+    Observation,
+    Run,
+    Send,
+    SessionConfig,
+    Settled,
+)
+from adaptsplit.device_bridge.camera import Camera
+from adaptsplit.device_bridge.control import Birth, State
+from adaptsplit.device_bridge.decider import Decider
+from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked
+from adaptsplit.device_bridge.flight import Energy, Prediction
+from adaptsplit.device_bridge.livelog import LiveLog
+from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.session import DeviceSession
+from adaptsplit.device_bridge.telemetry import Telemetry
+from adaptsplit.device_bridge.topics import DeviceTopics
+from adaptsplit.device_bridge.transport import BrokerAddress
+from adaptsplit.device_bridge.worker import Done, Encoded, Failed, Looked, Pacer, Ran, Worker
+from adaptsplit.errors import ConfigError
+from adaptsplit.observation import schema_hash
+from adaptsplit.runtime import DeviceRuntime, ModelFolder
+
+log = logging.getLogger("adaptsplit.device")
+
+MAX_INBOX = 4096
+PACES = ("profile", "native")
+START_AFTER_S = 0.05
+LONGEST_WAIT_S = 0.25
+
+Inbound: TypeAlias = Incoming | Done
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """How a device runs.
+
+    pace: ``profile`` sleeps each stage up to its modelled time on the named board, ``native`` does not.
+    state_s: period of the state topic, s (0: off). edge_wait_s: how long to wait for an edge server before the start.
+    drain_s: how long to wait for late results after the last frame. log: the live log; with ``observations`` in it.
+    """
+
+    broker: str = "mqtt://127.0.0.1:1883"
+    fleet: str = "default"
+    device: str = "device-1"
+    pace: str = "profile"
+    seed: int = 0
+    state_s: float = 5.0
+    edge_wait_s: float = 10.0
+    connect_s: float = 15.0
+    drain_s: float = 10.0
+    log: Path | None = None
+    observations: bool = False
+
+
+class DeviceAgent:
+    """One device for one run; a context manager (entering connects and warms up)."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        camera: Camera,
+        controllers: Sequence[str],
+        options: DeviceOptions,
+        *,
+        block: int = 50,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        if options.pace not in PACES:
+            raise ConfigError(f"pace {options.pace!r}; expected one of {', '.join(PACES)}")
+        self.options = options
+        self.bundle = bundle
+        self.camera = camera
+        self.counts: Counter[str] = Counter()
+        self.decider = Decider(bundle.build(list(controllers), block), bundle.space, options.seed)
+        self.log = LiveLog(options.log, options.observations)
+        self._telemetry = telemetry or Telemetry()
+        self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
+        self._inbox: queue.Queue[tuple[Inbound, float]] = queue.Queue(MAX_INBOX)
+        self._id = new_session()
+        self.session = DeviceSession(session_config(bundle, self._id, len(camera.order)), self._grade)
+        self._edges = Edges()
+        self._link: DeviceLink | None = None
+        self._owner: dict[int, str] = {}
+        self._observed: dict[int, Observation] = {}
+        self._last_owner, self._last_decision = self.decider.names[0], ""
+        self._t0, self._next_state = math.inf, 0.0
+        stages = bundle.stages if options.pace == "profile" else None
+        pacer = Pacer(stages, bundle.space, bundle.context.decision_s, options.seed)
+        runtime = DeviceRuntime(ModelFolder.open(bundle.model_path))
+        self._worker = Worker(runtime, bundle.space, camera, pacer, self._post)
+
+    def __enter__(self) -> DeviceAgent:
+        self._worker.__enter__()
+        try:
+            self._worker.warm_up()
+            self.camera.wait_ready()
+            birth = describe(self.bundle, self.decider.names)
+            self._link = DeviceLink(self._broker, self._topics, self._id, birth, self._post)
+            self._link.wait_connected(self.options.connect_s)
+            until = time.monotonic() + self.options.edge_wait_s
+            while self.session.edge_online is None and time.monotonic() < until:
+                self._drain(LONGEST_WAIT_S)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._worker.__exit__()
+        if self._link is not None:
+            self._link.close()
+        self.log.__exit__()
+
+    @property
+    def link(self) -> DeviceLink:
+        """The connections of an entered agent."""
+        assert self._link is not None, "enter the agent first"
+        return self._link
+
+    # ---- the loop ----
+
+    def run(self, start_at: float | None = None) -> dict[str, Any]:
+        """Run every frame, from monotonic time ``start_at`` on; return the summary."""
+        self._drain(0.0)
+        self._t0 = time.monotonic() + START_AFTER_S if start_at is None else start_at
+        until = self._t0 + (len(self.camera.order) + 1) / self.bundle.context.fps + self.options.drain_s
+        try:
+            while not self.session.done and time.monotonic() < until:
+                planned = self._t0 + self.session.next_wakeup()
+                self._drain(min(max(planned - time.monotonic(), 0.0), LONGEST_WAIT_S))
+                self._tick(time.monotonic() - self._t0)
+        finally:
+            self._do(self.session.finish(time.monotonic() - self._t0))
+        return self.summary()
+
+    def _tick(self, now: float) -> None:
+        if now < 0.0:
+            return
+        self.session.telemetry(*self._telemetry.read(now))
+        self._do(self.session.tick(now))
+        if self.options.state_s and now >= self._next_state:
+            self._next_state = now + self.options.state_s
+            self.link.state(self._state())
+
+    def _drain(self, timeout_s: float) -> None:
+        """Wait for an event at most this long, then take all that have come."""
+        try:
+            event, at = self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait()
+            while True:
+                self._take(event, max(at - self._t0, 0.0))
+                event, at = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _take(self, event: Inbound, now: float) -> None:
+        session = self.session
+        if isinstance(event, Looked):
+            self._do(session.looked(event.frame, event.sharpness, event.difference, now))
+        elif isinstance(event, Ran):
+            self._do(session.ran(event.frame, event.prediction, event.confidence, now))
+        elif isinstance(event, Encoded):
+            self._do(session.encoded(event.frame, event.container, now))
+        elif isinstance(event, Failed):
+            self._do(session.failed(event.frame, now))
+        elif isinstance(event, Linked):
+            self._linked(event, now)
+        elif isinstance(event, EdgeSeen):
+            self._edge(event, now)
+        elif math.isfinite(self._t0):  # messages from before the start are of no use
+            self._do(session.received(event, now))
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Look):
+                self._worker.put(action, self._t0 + self.session.taken_up_at)
+            elif isinstance(action, Run | Encode):
+                self._worker.put(action, 0.0)
+            elif isinstance(action, Decide):
+                self._decide(action)
+            elif isinstance(action, Send):
+                self.link.send(action.message.to_bytes())
+            elif isinstance(action, Beat):
+                self.link.beat(action.message.to_bytes())
+            else:
+                self._settled(action)
+
+    def _decide(self, action: Decide) -> None:
+        decision, name = self.decider.decide(action.observation)
+        self._owner[action.frame], self._observed[action.frame] = name, action.observation
+        self._last_decision = self.bundle.space.name((decision.branch, decision.rate, decision.threshold))
+        self._do(self.session.decided(action.frame, decision, time.monotonic() - self._t0))
+
+    def _settled(self, action: Settled) -> None:
+        """Log a record; a frame that nobody decided on belongs to the controller that decided before."""
+        name = self._owner.setdefault(action.frame, self._owner.get(action.frame - 1, self._last_owner))
+        self._last_owner = name
+        outcome = action.outcome
+        self._telemetry.spend(float(outcome["compute_j"][0] + outcome["radio_j"][0]))
+        self.decider.outcome(outcome)
+        observation = self._observed.pop(action.frame, None)
+        self.log.add(name, outcome, None if observation is None else observation.tolist())
+
+    def _grade(self, frame: int, prediction: Prediction) -> float:
+        labels = self.camera.labels(frame)
+        if labels is None or labels.shape != prediction.shape or not (known := labels >= 0).any():
+            return math.nan
+        return float(np.mean(prediction[known] == labels[known]))
+
+    # ---- connections ----
+
+    def _post(self, event: Inbound, at: float) -> None:
+        """Put an event into the inbox; messages are dropped (and counted) when it is full, nothing else is."""
+        try:
+            self._inbox.put_nowait((event, at))
+        except queue.Full:
+            if isinstance(event, Looked | Ran | Encoded | Failed | Linked):
+                self._inbox.put((event, at))
+            else:
+                self.counts["inbox_full"] += 1
+
+    def _linked(self, event: Linked, now: float) -> None:
+        self.counts[f"{event.plane}_{'up' if event.up else 'down'}"] += 1
+        if event.plane == "data":
+            self._do(self.session.link_changed(event.up, now))
+        elif not event.up:
+            self._edges.clear()
+            self._do(self.session.edge_changed(None, now))
+        self._event("link", f"{event.plane} {'up' if event.up else 'down'}")
+
+    def _edge(self, event: EdgeSeen, now: float) -> None:
+        counts, new_life = self._edges.seen(event)
+        if not counts:
+            self.counts["stale_will"] += 1
+            return
+        if new_life:  # the frames that its former life had not answered are lost
+            self._do(self.session.edge_changed(False, now))
+        if self._edges.online != self.session.edge_online:
+            self._event("edge", "online" if self._edges.online else "offline")
+        self._do(self.session.edge_changed(self._edges.online, now))
+
+    def _event(self, kind: str, detail: str) -> None:
+        if self._link is not None:
+            self._link.event(kind, detail)
+
+    # ---- reports ----
+
+    def _state(self) -> State:
+        link = self.session.link_state()
+        paths = {key[5:]: count for key, count in self.session.counts.items() if key.startswith("path_")}
+        return State(
+            frame=link.frame,
+            controller=self._last_owner,
+            decision=self._last_decision,
+            goodput_bps=link.goodput_bps,
+            rtt_s=link.rtt_s,
+            unacked=link.unacked,
+            edge=link.edge,
+            paths=paths,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what happened, as plain numbers."""
+        return {
+            "role": "device",
+            "frames": sum(len(rows) for rows in self.log.outcomes().values()),
+            "session": dict(self.session.counts),
+            "device": {**self.counts, **self.link.counts},
+            "pace": dict(self._worker.pacer.counts),
+            "controller": {**self.decider.counts, "slowest_ms": self.decider.slowest_s * 1e3},
+            "transport": self.link.transport_counts(),
+        }
+
+
+def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig:
+    """Return the constants of a session from the bundle's context."""
+    c = bundle.context
+    return SessionConfig(
+        session=session,
+        space=bundle.space,
+        fps=c.fps,
+        deadline_s=c.deadline_s,
+        window=c.window,
+        frames=frames,
+        prior_bps=c.goodput_bps,
+        prior_rtt_s=c.rtt_s,
+        prior_server_s=c.server_s,
+        energy=Energy(c.compute_w, c.radio_w, c.radio_j_per_bit),
+    )
+
+
+def describe(bundle: Bundle, controllers: Sequence[str]) -> Birth:
+    """Return a device's self-description."""
+    context = bundle.context
+    return Birth(
+        library=bundle.manifest.library,
+        bundle=bundle.digest,
+        controllers=list(controllers)[:64],
+        observation=schema_hash(),
+        branches=[branch.name for branch in bundle.space.branches],
+        classes=list(bundle.classes),
+        fps=context.fps,
+        deadline_s=context.deadline_s,
+        window=context.window,
+    )
