@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint flight clean
 
 demo: $(STAMP)
 	$(BIN)/adaptsplit demo --out demo-out
@@ -16,6 +16,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Make the shipped model and profiles of the embedded world again (docs/artefacts.md).
+flight: $(STAMP)
+	$(BIN)/adaptsplit fit reference --frames flight --out runs/flight/model
+	$(BIN)/adaptsplit profile runs/flight/model --frames flight --out runs/flight/profile --workers 2
+	mkdir -p adaptsplit/data/flight/model
+	cp runs/flight/model/*.onnx runs/flight/model/model.json adaptsplit/data/flight/model/
+	cp runs/flight/profile/profile* adaptsplit/data/flight/
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -38,8 +38,8 @@ class ControllerContext(Config):
 
     ``stage_scale`` (networks) and ``codec_scale`` (codecs, content signals) turn the profile's host times into times on
     the named device; ``decision_s`` is what a decision takes. ``compute_w`` is the power of the device's computation
-    above idle, ``radio_w`` of the radio above the connected state while it sends, ``radio_j_per_bit`` the energy per bit
-    beside it. The three priors hold before anything was heard.
+    above idle, ``radio_w`` of the radio above the connected state while it sends, ``radio_j_per_bit`` the energy per
+    bit beside it. The three priors hold before anything was heard.
     """
 
     fps: float = Field(gt=0)

@@ -3,7 +3,8 @@
 * **clairvoyant** knows everything to come, labels too: beam search over the whole episode with the true outcomes.
 * **informed(lookahead)** does not know labels. It plans on the quality to be expected given the confidences of the
   frame's exits and its content signals (least squares, fitted on policy-train), and knows link and frames for
-  ``lookahead`` seconds: 0 is the current capacity and the current frame only, infinity is the whole episode.
+  ``lookahead`` seconds; infinity is the whole episode. With 0 it knows the current capacity and the current frame only
+  and takes the decision that is best in the mean over what followed at similar moments of the policy-train links.
 
 Each plan is then played in the true world. ``rivals`` (what controllers did) compete with the searched plan under the
 oracle's own knowledge, so that a clairvoyant is never below a controller that it was shown.
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from adaptsplit.decision import NEVER_EXIT, DecisionSpace
 from adaptsplit.envs.core import reset_row
 from adaptsplit.envs.layout import STATE_SIZE
+from adaptsplit.envs.link import bits_until
 from adaptsplit.envs.packed import pack
-from adaptsplit.envs.plan import SPAN, beam, recede, relaxed_bound, replay
+from adaptsplit.envs.plan import PAST_S, SPAN, beam, foresee, recede, relaxed_bound, replay
 from adaptsplit.envs.world import World
 from adaptsplit.errors import UnknownNameError
 from adaptsplit.outcome import OUTCOME, Outcomes
@@ -40,6 +42,8 @@ LOOKAHEAD_S = {
 BEAM = 24
 RECEDING_BEAM = 6
 RECEDING_HORIZON_S = 1.0
+HOLD_FRAMES = 3
+MOMENT_S = 0.25
 
 
 def oracle_names() -> list[str]:
@@ -67,6 +71,18 @@ def expected_world(world: World, train: World) -> World:
     exits = _regress(train, world, train.outcomes.exit_quality)
     tails = _regress(train, world, train.outcomes.tail_quality)
     return world._replace(outcomes=world.outcomes._replace(exit_quality=exits, tail_quality=tails))
+
+
+def similar_moments(train: World) -> Array:
+    """Return (M, 3) moments (capacity of the last half second, link, time) of the policy-train links, ascending."""
+    packed, rows = pack(train), []
+    for link in range(len(train.links.samples)):
+        duration = train.links.samples[link] * train.links.dt_s[link]
+        for time in np.arange(PAST_S, max(duration, 2 * PAST_S), MOMENT_S):
+            bits = bits_until(packed, link, time) - bits_until(packed, link, time - PAST_S)
+            rows.append((bits / PAST_S, link, time))
+    moments = np.array(rows, dtype=np.float64)
+    return np.ascontiguousarray(moments[np.argsort(moments[:, 0], kind="stable")])
 
 
 def _features(world: World) -> Array:
@@ -107,7 +123,10 @@ def plan(
     if name not in LOOKAHEAD_S:
         raise UnknownNameError(f"oracle {name!r}{did_you_mean(name, LOOKAHEAD_S)} Known: {', '.join(LOOKAHEAD_S)}.")
     imagined = world if name == "oracle-clairvoyant" else expected_world(world, train)
-    searcher = _Searcher(world, imagined, candidates_of(space, table), LOOKAHEAD_S[name], width)
+    lookahead, moments = LOOKAHEAD_S[name], np.zeros((0, 3))
+    if lookahead == 0.0:
+        imagined, moments = imagined._replace(links=train.links), similar_moments(train)
+    searcher = _Searcher(world, imagined, candidates_of(space, table), lookahead, width, moments)
     outcomes = np.zeros((len(seeds), world.constants.frames), dtype=OUTCOME)
     for i, seed in enumerate(seeds):
         searcher.run(seed, outcomes[i], [rival[i] for rival in rivals])
@@ -130,7 +149,15 @@ def bound(world: World, space: DecisionSpace, seeds: Array) -> Array:
 class _Searcher:
     """Buffers of the compiled search, and the choice between the searched plan and the rivals'."""
 
-    def __init__(self, world: World, imagined: World, candidates: Array, lookahead: float, width: int | None) -> None:
+    def __init__(
+        self,
+        world: World,
+        imagined: World,
+        candidates: Array,
+        lookahead: float,
+        width: int | None,
+        moments: Array,
+    ) -> None:
         self.world, self.imagined = pack(world), pack(imagined)
         self.candidates, self.lookahead, self.frames = candidates, lookahead, world.constants.frames
         c = world.constants
@@ -139,6 +166,7 @@ class _Searcher:
         self.horizon = c.frames if whole else max(2, round(max(lookahead, RECEDING_HORIZON_S) * c.fps))
         depth = math.ceil(c.deadline_s * c.fps) + 3
         self.planning_log = np.zeros(depth, dtype=OUTCOME)
+        self.moments = moments
         self.state = np.zeros(STATE_SIZE)
         self.buffers = (
             np.zeros((SPAN, self.width, STATE_SIZE)),
@@ -171,6 +199,20 @@ class _Searcher:
             chosen = self.buffers[8]
             searched = np.where(chosen[:, None] >= 0, self.candidates[chosen], -1.0)
             replay(self.world, self.state, log, seed, self._best(seed, log, searched, rivals))
+            return
+        if self.lookahead == 0.0:
+            foresee(
+                self.world,
+                self.imagined,
+                self.state,
+                log,
+                seed,
+                self.candidates,
+                self.moments,
+                HOLD_FRAMES,
+                self.planning_log,
+                self.buffers,
+            )
             return
         recede(
             self.world,

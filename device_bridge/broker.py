@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -145,7 +146,8 @@ def _listening(host: str, port: int) -> bool:
 
 
 def serve(port: int = 1883, backend: str = "auto", host: str = "127.0.0.1") -> None:
-    """Run a broker until it is interrupted."""
+    """Run a broker until SIGTERM or SIGINT."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with EmbeddedBroker(port, backend, host) as broker:
         announce({"ready": True, "role": "broker", "url": broker.url, "backend": broker.backend})
         with contextlib.suppress(KeyboardInterrupt):

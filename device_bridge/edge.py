@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import queue
 import signal
 import sys
@@ -150,8 +151,16 @@ class EdgeServer:
                 self._do(self.session.worked(job, answer, time.monotonic()))
 
 
-def serve(bundle: Path, broker: str, fleet: str = "default", edge: str = "edge-1", threads: int = 1) -> dict[str, int]:
-    """Serve until SIGTERM or SIGINT; return the counts."""
+def serve(
+    bundle: Path,
+    broker: str,
+    fleet: str = "default",
+    edge: str = "edge-1",
+    threads: int = 1,
+    *,
+    attached: bool = False,
+) -> dict[str, int]:
+    """Serve until SIGTERM or SIGINT (``attached``: or the end of standard input); return the counts."""
     loaded = load_bundle(bundle)
     runtime = EdgeRuntime(ModelFolder.open(loaded.model_path), threads)
     runtime.warm_up()
@@ -160,9 +169,18 @@ def serve(bundle: Path, broker: str, fleet: str = "default", edge: str = "edge-1
         signal.signal(number, lambda *_: stop.set())
     with EdgeServer(Tail(loaded.space, runtime), BrokerAddress.parse(broker), fleet, edge) as server:
         server.wait_connected(30.0)
+        if attached:
+            threading.Thread(target=_stop_with_input, args=(stop,), daemon=True).start()
         announce({"ready": True, "role": "edge", "edge": edge})
         stop.wait()
         return server.summary()
+
+
+def _stop_with_input(stop: threading.Event) -> None:
+    """Stop when the parent process is gone, however it ended."""
+    while os.read(0, 4096):
+        continue
+    stop.set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,10 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fleet", default="default")
     parser.add_argument("--id", default="edge-1")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--attached", action="store_true", help="end with standard input")
     options = parser.parse_args(arguments)
 
     def body() -> None:
-        counts = serve(options.bundle, options.broker, options.fleet, options.id, options.threads)
+        o = options
+        counts = serve(o.bundle, o.broker, o.fleet, o.id, o.threads, attached=o.attached)
         print(json.dumps({"role": "edge", "counts": counts}), flush=True)
 
     return run_main(body)

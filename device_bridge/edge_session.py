@@ -16,6 +16,8 @@ from adaptsplit.device_bridge.topics import DeviceTopics, device_of
 from adaptsplit.errors import AdaptsplitError, ConfigError, MessageError
 
 MAX_QUEUE = 64
+MAX_QUEUE_BYTES = 32 << 20
+MAX_PER_DEVICE = 8
 MAX_DEVICES = 4096
 
 
@@ -65,6 +67,8 @@ class EdgeSession:
         self._branches = branches
         self._max_queue = max_queue
         self._queue: deque[Job] = deque()
+        self._queued_bytes = 0
+        self._queued: Counter[str] = Counter()
         self._working = False
         self._last: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
 
@@ -117,11 +121,27 @@ class EdgeSession:
             self.counts["repeated"] += 1
             return actions
         job = Job(device, message, now)
-        if len(self._queue) >= self._max_queue:
+        if self._full(job):
             self.counts["dropped_full"] += 1
             return [*actions, self._result(job, now, Status.DROPPED)]
         self._queue.append(job)
+        self._queued[device] += 1
+        self._queued_bytes += len(message.container)
         return actions + self._next(now)
+
+    def _full(self, job: Job) -> bool:
+        """Whether the queue is full for this device: in all, or by its own share."""
+        size = self._queued_bytes + len(job.message.container)
+        full = len(self._queue) >= self._max_queue or size > MAX_QUEUE_BYTES
+        return full or self._queued[job.device] >= MAX_PER_DEVICE
+
+    def _pop(self) -> Job:
+        job = self._queue.popleft()
+        self._queued_bytes -= len(job.message.container)
+        self._queued[job.device] -= 1
+        if not self._queued[job.device]:
+            del self._queued[job.device]
+        return job
 
     def _repeated(self, device: str, message: FrameMessage) -> bool:
         session, sequence = self._last.pop(device, (b"", -1))
@@ -135,7 +155,7 @@ class EdgeSession:
         """Start the oldest job that can still make its deadline."""
         actions: list[EdgeAction] = []
         while self._queue and not self._working:
-            job = self._queue.popleft()
+            job = self._pop()
             waited = now - job.arrived
             if waited > 0.0 and waited * 1e6 >= job.message.budget_us:
                 self.counts["dropped_late"] += 1

@@ -104,7 +104,7 @@ class LiveSetup:
 
     def start_edge(self, timeout_s: float = 60.0) -> None:
         """Start the edge server (again) and wait until it serves."""
-        arguments = ["--bundle", str(self.bundle.path), "--broker", self.broker.url]
+        arguments = ["--bundle", str(self.bundle.path), "--broker", self.broker.url, "--attached"]
         self.edge = Child("edge", arguments, self.folder / "edge.log")
         if timeout_s > 0:
             self.edge.read(timeout_s)

@@ -82,6 +82,7 @@ def _cache_directory() -> Path:
 # Purposes of random draws; a draw is a pure function of (episode seed, counter, purpose).
 HEAD, ENCODE, TAIL, LOSS, SIGNAL = 1, 2, 3, 4, 5
 EPISODE_LINK, EPISODE_OFFSET, EPISODE_SEGMENT, EPISODE_FRAME, EPISODE_BATTERY, EPISODE_SEED = 11, 12, 13, 14, 15, 16
+FUTURE = 21
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -26,11 +26,13 @@ from adaptsplit.envs.layout import (
     LINK_FREE,
     LINK_OFFSET,
     NOW,
+    ROW_COUNT,
+    ROW_FIRST,
     SLOT_BRANCH,
     SLOT_FRAME,
     SLOT_USED,
 )
-from adaptsplit.envs.link import finish
+from adaptsplit.envs.link import bits_until, finish
 from adaptsplit.envs.packed import (
     COMPUTE_W,
     DEADLINE,
@@ -65,6 +67,8 @@ from adaptsplit.envs.world import KIND_LOCAL
 Array = NDArray[Any]
 SAME_S = 1e-3
 SPAN = 16
+PAST_S = 0.5
+FUTURES = 24
 
 
 @inlined
@@ -185,6 +189,15 @@ def replay(w: Packed, s: Array, log: Array, seed: np.uint64, plan: Array) -> flo
     return total
 
 
+@inlined
+def _recent_log(planning_log: Array, log: Array, frame: int, depth: int) -> None:
+    """Copy the records of the last ``depth`` frames into the ring that plans are made in."""
+    for i in range(depth):
+        back = frame - 1 - i
+        if back >= 0:
+            planning_log[back % depth] = log[back % log.shape[0]]
+
+
 @compiled
 def recede(
     w: Packed,
@@ -206,14 +219,66 @@ def recede(
     while s[DONE] == 0.0:
         frame = int(s[FRAME])
         last = min(frame + horizon, int(w.f8[FRAMES]))
-        depth = planning_log.shape[0]
-        for i in range(depth):
-            back = frame - 1 - i
-            if back >= 0:
-                planning_log[back % depth] = log[back % log.shape[0]]
+        _recent_log(planning_log, log, frame, planning_log.shape[0])
         beam(imagined, s, planning_log, seed, candidates, last, s[NOW] + lookahead, width, buffers)
         c = candidates[best[0]]
         total += step_row(w, s, seed, log, int(c[0]), int(c[1]), c[2], math.inf)
+    return total
+
+
+@inlined
+def _recent(w: Packed, s: Array) -> float:
+    """Return the mean capacity of the last ``PAST_S`` seconds, bit/s."""
+    now, link = s[NOW] + s[LINK_OFFSET], int(s[LINK])
+    return (bits_until(w, link, now) - bits_until(w, link, now - PAST_S)) / PAST_S
+
+
+@compiled
+def foresee(
+    w: Packed,
+    imagined: Packed,
+    s: Array,
+    log: Array,
+    seed: np.uint64,
+    candidates: Array,
+    moments: Array,
+    horizon: int,
+    planning_log: Array,
+    buffers: Any,
+) -> float:
+    """Decide on the current capacity and frame alone: the mean over what followed at similar moments of other links.
+
+    ``moments`` (M, 3) are (capacity, link, time) of ``imagined``'s links, ascending in capacity. Each candidate is held
+    for ``horizon`` frames that look like the one at hand, in ``FUTURES`` futures common to all candidates.
+    """
+    _, _, _, _, _, scratch, scratch_log, keep, _, values = buffers
+    reset_row(w, s, seed)
+    count, near = moments.shape[0], max(moments.shape[0] // 50, FUTURES)
+    depth, total = planning_log.shape[0], 0.0
+    while s[DONE] == 0.0:
+        frame = int(s[FRAME])
+        _recent_log(planning_log, log, frame, depth)
+        at = np.searchsorted(moments[:, 0], _recent(w, s))
+        low = max(0, min(at - near // 2, count - near))
+        _worth_trying(imagined, s, candidates, keep, values, s[NOW])
+        best, best_value = 0, -math.inf
+        for c in range(candidates.shape[0]):
+            if not keep[c]:
+                continue
+            value = 0.0
+            for j in range(FUTURES):
+                m = moments[low + int(uniform(seed, frame * FUTURES + j, rand.FUTURE) * near)]
+                _copy(scratch, s)
+                _copy(scratch_log, planning_log)
+                scratch[ROW_FIRST], scratch[ROW_COUNT] = row_of(w, s, frame, math.inf), 1.0
+                scratch[LINK], scratch[LINK_OFFSET] = m[1], m[2] - s[NOW]
+                while scratch[FRAME] < frame + horizon and scratch[DONE] == 0.0:
+                    b, r = int(candidates[c, 0]), int(candidates[c, 1])
+                    value += step_row(imagined, scratch, seed, scratch_log, b, r, candidates[c, 2], math.inf)
+            if value > best_value:
+                best, best_value = c, value
+        chosen = candidates[best]
+        total += step_row(w, s, seed, log, int(chosen[0]), int(chosen[1]), chosen[2], math.inf)
     return total
 
 

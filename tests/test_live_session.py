@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from adaptsplit import estimators as est
 from adaptsplit.decision import BranchSpec, Decision, DecisionSpace
 from adaptsplit.device_bridge.actions import Action, Beat, Decide, Encode, Look, Run, Send, SessionConfig, Settled
-from adaptsplit.device_bridge.edge_session import EdgeSession, Reply, TailAnswer, Work
+from adaptsplit.device_bridge.device_link import Edges, EdgeSeen
+from adaptsplit.device_bridge.edge_session import MAX_PER_DEVICE, EdgeSession, Reply, TailAnswer, Work
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Result, Status, parse_message
 from adaptsplit.device_bridge.session import DeviceSession
-from adaptsplit.device_bridge.topics import DeviceTopics
+from adaptsplit.device_bridge.topics import DeviceTopics, edge_connection
+from adaptsplit.device_bridge.transport import MemoryHub, MemoryTransport, Will
 from adaptsplit.links import LinkClock, LinkTrace
 from adaptsplit.outcome import OUTCOME, Outcomes, Path
 
@@ -269,12 +271,31 @@ def test_a_result_that_never_comes_ends_in_a_record_too() -> None:
 
 
 def test_lost_messages_leave_the_window_again() -> None:
-    config = replace(CONFIG, frames=60, lost_after_s=1.0)
+    config = replace(CONFIG, frames=60, lost_after_s=1.0, silent_beats=1000)
     bench = Bench(config=config, deliver=lambda m, now: not (isinstance(m, FrameMessage) and now < 1.0)).run()
     assert bench.device.counts["unacknowledged_lost"] == 2
     assert bench.paths()["REMOTE"] >= 35
     assert bench.device.tracker[est.UNACKED_COUNT] == 0
     assert bench.device.tracker[est.UNACKED_BYTES] == 0
+
+
+def test_answered_heartbeats_show_that_unacknowledged_messages_are_lost() -> None:
+    bench = Bench(
+        config=replace(CONFIG, frames=60), deliver=lambda m, now: not (isinstance(m, FrameMessage) and now < 1)
+    )
+    bench.run()
+    log = bench.log()
+    assert bench.device.counts["unacknowledged_lost"] == 2
+    first = log["frame"][log["path"] == Path.REMOTE].min()
+    assert 30 <= first <= 35
+
+
+def test_on_a_slow_link_answered_heartbeats_prove_nothing() -> None:
+    """A frame that takes longer than a second is not lost while acknowledgements still come."""
+    bench = Bench(config=replace(CONFIG, frames=80), trace=steady(2e4, 0.04), payload=lambda frame, decision: 6000)
+    bench.run()
+    assert bench.device.counts["unacknowledged_lost"] == 0
+    assert bench.device.counts["stale_ack"] == 0
 
 
 def test_an_acknowledgement_out_of_order_gives_up_what_stood_before_it() -> None:
@@ -451,6 +472,19 @@ def test_the_edges_queue_is_bounded() -> None:
     assert [len(replies(out)) for out in outs] == [1, 1, 1, 1, 2, 2]
 
 
+def test_one_device_cannot_fill_the_queue_of_the_others() -> None:
+    edge = EdgeSession("default", 4)
+    for i in range(40):
+        edge.received(TOPICS.leaf("up"), frame(i), 1.0)
+    assert edge.waiting == MAX_PER_DEVICE
+    edge.received(DeviceTopics("default", "e").leaf("up"), frame(0, session=bytes(16)), 1.0)
+    assert edge.waiting == MAX_PER_DEVICE + 1
+    big = FrameMessage(SESSION, 0, 0, 0, 0, 0, 10**6, bytes(8_000_000)).to_bytes()
+    for name in "abcdef":
+        edge.received(DeviceTopics("default", name).leaf("up"), big, 1.0)
+    assert edge.waiting == MAX_PER_DEVICE + 1 + 4
+
+
 def test_repeated_frames_are_acknowledged_and_not_run_again() -> None:
     edge = EdgeSession("default", 4)
     edge.received(TOPICS.leaf("up"), frame(3), 1.0)
@@ -480,6 +514,69 @@ def test_the_edge_counts_garbage_and_goes_on(topic: str, payload: bytes) -> None
     assert edge.received(topic, payload, 1.0) == []
     assert edge.counts["malformed"] == 1
     assert edge.received(TOPICS.leaf("up"), frame(0), 1.0)
+
+
+# ---- presence of edges, and sessions over a broker in memory --------------------------------------------------------
+
+
+def test_only_the_will_of_the_present_life_counts() -> None:
+    edges = Edges()
+    assert edges.seen(EdgeSeen("e", "life-1", "ONLINE")) == (True, False)
+    assert edges.seen(EdgeSeen("e", "life-2", "ONLINE")) == (True, True)
+    assert edges.seen(EdgeSeen("e", "life-1", "CONNECTION_BROKEN")) == (False, False)
+    assert edges.online
+    assert edges.seen(EdgeSeen("e", "life-2", "CONNECTION_BROKEN")) == (True, False)
+    assert not edges.online
+    for i in range(1000):
+        edges.seen(EdgeSeen(f"e{i}", "x", "ONLINE"))
+    edges.clear()
+    assert not edges.online
+
+
+def test_sessions_over_a_broker_in_memory_survive_the_edges_death() -> None:
+    """The edge breaks off at 1.02 s (its will is published) and a new one comes at 2 s; no frame is without an end."""
+    hub, topics = MemoryHub(delay_s=0.02), TOPICS
+    device = DeviceSession(replace(CONFIG, frames=40), lambda frame, p: 1.0)
+    bench = Bench()
+    bench.device, bench.config = device, device.config
+    here = edge_connection("default", "edge-1")
+
+    def heard(topic: str, payload: bytes) -> None:
+        bench.now = hub.now
+        if topic == here:
+            bench.do(device.edge_changed(payload == b"ONLINE", hub.now))
+        else:
+            bench.do(device.received(parse_message(payload), hub.now))
+
+    client = hub.connect([topics.leaf("down"), here], heard)
+    bench.send = lambda message: client.publish(topics.leaf("up"), message.to_bytes()) and None
+
+    def new_edge() -> MemoryTransport:
+        session = EdgeSession("default", 4)
+
+        def obey(actions: list[Reply | Work]) -> None:
+            for action in actions:
+                if isinstance(action, Reply):
+                    transport.publish(action.topic, action.payload)
+                else:
+                    obey(session.worked(action.job, ANSWER, hub.now))
+
+        transport = hub.connect(
+            [topics.leaf("up")], lambda t, p: obey(session.received(t, p, hub.now)), Will(here, b"BROKEN")
+        )
+        transport.publish(here, b"ONLINE", retain=True)
+        return transport
+
+    first = new_edge()
+    bench.at(1.02, first.break_off)
+    bench.at(2.0, lambda: new_edge() and None)
+    for step in range(6000):
+        hub.run_until(step / 1000)
+        bench.run(until=step / 1000)
+    paths = [Path(p).name for p in bench.log()["path"]]
+    assert paths[:10] == ["REMOTE"] * 10
+    assert paths[11:20] == ["FALLBACK_PASSED"] * 9
+    assert paths[20:] == ["REMOTE"] * 20
 
 
 # ---- the same rules as the simulator ------------------------------------------------------------------------------
