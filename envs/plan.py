@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adaptsplit import estimators as est
 from adaptsplit.envs import compiled as rand
 from adaptsplit.envs.compiled import compiled, inlined, uniform
-from adaptsplit.envs.core import reset_row, row_of, step_row
+from adaptsplit.envs.core import reset_row, step_row
 from adaptsplit.envs.layout import (
     DONE,
     FRAME,
@@ -62,6 +62,7 @@ from adaptsplit.envs.packed import ENCODE as ENCODE_S
 from adaptsplit.envs.packed import HEAD as HEAD_S
 from adaptsplit.envs.packed import SIGNAL as SIGNAL_S
 from adaptsplit.envs.packed import TAIL as TAIL_S
+from adaptsplit.envs.sender import row_of
 from adaptsplit.envs.world import KIND_LOCAL
 
 Array = NDArray[Any]

