@@ -174,10 +174,10 @@ class Sender:
         self._ledger.actions.append(Send(message))
 
     def _pass_over(self, now: float) -> None:
-        """The frame in the slot will not be sent: its exit answers at once."""
+        """The frame in the slot will not be sent: its exit answers, at the deadline when encoding ended after it."""
         flight, self.slot = self.slot, None
         assert flight is not None
-        self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, now)
+        self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, min(now, flight.deadline))
         self._ledger.emit(flight, now)
 
     def _lose(self, flight: Flight, now: float) -> None:

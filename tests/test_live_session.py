@@ -252,6 +252,12 @@ def test_a_late_exit_is_a_miss() -> None:
     assert bench.paths() == {"MISS": 1}
 
 
+def test_an_encoding_that_ends_too_late_leaves_the_exits_answer_at_the_deadline() -> None:
+    bench = Bench(encode_s=lambda decision: 0.4, config=replace(CONFIG, frames=1)).run()
+    assert bench.paths() == {"FALLBACK_PASSED": 1}
+    assert float(bench.log()["answer_latency_s"][0]) == pytest.approx(CONFIG.deadline_s)
+
+
 def test_the_exit_answers_at_the_deadline_and_a_late_result_is_waste() -> None:
     bench = Bench(tail_s=lambda branch: 0.3, config=replace(CONFIG, frames=1)).run()
     row = bench.log()[0]
