@@ -116,7 +116,8 @@ def scale_factor(profile_host_macs_per_s: float, preset: ComputePreset) -> float
     """Factor from stage times measured on the profile's host to those MODELLED for ``preset``: host rate / preset rate.
 
     One number for all networks (codecs and signals have ``scalar_slowdown``): it ignores caches, threads and operators
-    that suit one machine better than another, so scaled times are a stated model, never a measurement. ConfigError when the host's rate is not positive.
+    that suit one machine better than another, so scaled times are a stated model, never a measurement. ConfigError
+    when the host's rate is not positive.
     """
     if not profile_host_macs_per_s > 0:
         raise ConfigError(f"host rate {profile_host_macs_per_s} MAC/s; expected > 0: measure the profile again")
