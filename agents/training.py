@@ -173,7 +173,7 @@ def train(
     run = _Run(scenario, agent, chosen, Path(out), seed)
     _prepare_folder(run.folder, resume)
     actions = chosen.actions if isinstance(chosen, PpoParameters) else "flat"
-    env = SplitVecEnv(scenario, chosen.envs, split="train", seed=seed, actions=actions)
+    env = SplitVecEnv(scenario, chosen.envs, split="train", seed=seed, actions=actions, centred=True)
     model = make_model(chosen, env, seed, tensorboard)
     if resume:
         _restore(run, model)

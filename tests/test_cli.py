@@ -45,7 +45,7 @@ def test_bad_usage_is_2() -> None:
 def test_scenarios_as_json() -> None:
     done = run("scenarios", "list", "--json")
     assert {item["name"] for item in json.loads(done.stdout)} >= {"flight-lte", "eurosat-uplinks"}
-    assert json.loads(run("scenarios", "show", "flight-lte", "--json").stdout)["fps"] == 5
+    assert json.loads(run("scenarios", "show", "flight-lte", "--json").stdout)["fps"] == 10
 
 
 def test_unknown_scenario_key(tmp_path: Path) -> None:
