@@ -289,6 +289,40 @@ def export(
 
 
 @app.command()
+def fly(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, from `adaptsplit export`.")],
+    scenario: Annotated[str, typer.Option("--scenario", help="The scenario that it was made for.")],
+    out: Out,
+    against: Annotated[str, typer.Option("--against", help="AGENT[,AGENT...] that takes turns with it.")] = "deadline",
+    split: Annotated[Split, typer.Option("--split", help="Whose frames and links.")] = Split.test,
+    link: Annotated[int | None, typer.Option("--link", min=0, help="Which trace (default: a typical one).")] = None,
+    offset_s: Annotated[float, typer.Option("--offset", min=0, help="Where in the trace to begin, s.")] = 0.0,
+    block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 25,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Fly one episode with broker, edge and device behind a shaped link, and hold it against the simulator."""
+    from dataclasses import replace
+
+    from adaptsplit.bundle import load_bundle
+    from adaptsplit.evaluation.console import live_table
+    from adaptsplit.evaluation.fidelity import compare_flight, typical_stretch
+
+    loaded = load_scenario(scenario, data)
+    stretch = replace(typical_stretch(loaded, split.value), offset_s=offset_s)
+    if link is not None:
+        stretch = replace(stretch, link=link)
+    names = ("bundle", *(name.strip() for name in against.split(",")))
+    comparison = compare_flight(load_bundle(bundle), loaded, split.value, stretch, names, block=block, out=out)
+    if as_json:
+        rows = [(row.controller, row.column.name, row.simulated, row.live) for row in comparison.rows]
+        keys = ("controller", "metric", "simulated", "live")
+        _emit([dict(zip(keys, (None if value != value else value for value in row), strict=True)) for row in rows])
+    else:
+        Console().print(live_table(comparison))
+
+
+@app.command()
 def broker(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on the loopback interface.")] = 1883,
     backend: Annotated[str, typer.Option("--backend", help="auto, mosquitto or amqtt.")] = "auto",

@@ -6,26 +6,24 @@ decision, the rules and the oracles; export the better one and fly it over MQTT 
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from adaptsplit.agents.training import TrainResult, train
-from adaptsplit.bundle import Bundle, export_bundle
-from adaptsplit.envs import World, build_world
-from adaptsplit.envs.simulator import Stretch
+from adaptsplit.bundle import export_bundle
 from adaptsplit.errors import RunError
 from adaptsplit.evaluation.analysis import Results
 from adaptsplit.evaluation.console import console_table, live_table
 from adaptsplit.evaluation.entrants import DEFAULT_AGENTS
 from adaptsplit.evaluation.evaluate import evaluate
-from adaptsplit.evaluation.fidelity import fly, simulate
+from adaptsplit.evaluation.fidelity import compare_flight, typical_stretch, where
 from adaptsplit.evaluation.headline import headline
-from adaptsplit.evaluation.live import LiveComparison, compare_live
+from adaptsplit.evaluation.live import LiveComparison
 from adaptsplit.evaluation.progress import stage_progress
 from adaptsplit.evaluation.report import write_report
 from adaptsplit.profiles import FrameSpec, compare, measure, progress_bar
@@ -120,34 +118,12 @@ def _fly(
     console.rule(f"4  live over MQTT: {best.agent} and {static} in blocks", align="left")
     _clear(out / "bundle")
     bundle = export_bundle(str(best.folder), scenario, out / "bundle")
-    world = build_world(scenario, "test")
-    stretch = telling_stretch(scenario, world)
-    names = ("bundle", static)
-    seconds = scenario.episode_s
-    console.print(f"  broker, edge and device as three processes; {seconds:.0f} s of {_where(scenario, stretch)}")
-    simulated = simulate(world, bundle, stretch, names, block=size.block)
-    live = fly(bundle, scenario, "test", stretch, names, block=size.block, out=out / "live")
-    return compare_live(simulated, _renamed(live.outcomes, bundle), note=_where(scenario, stretch))
-
-
-def telling_stretch(scenario: Scenario, world: World) -> Stretch:
-    """Return a stretch of a test trace whose share of time without capacity is typical of all (the median trace)."""
-    idle = [float(np.mean(trace.capacity_bps == 0)) for trace in scenario.links("test")]
-    link = int(np.argsort(idle)[len(idle) // 2])
-    return Stretch(link=link, offset_s=0.0, flight=0, first_frame=0)
-
-
-def _where(scenario: Scenario, stretch: Stretch) -> str:
-    return f"trace {scenario.links('test')[stretch.link].name} from {stretch.offset_s:.0f} s on"
-
-
-def _renamed(outcomes: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
-    return {bundle.controller.name if name == "bundle" else name: records for name, records in outcomes.items()}
+    stretch = typical_stretch(scenario, "test")
+    console.print(f"  broker, edge and device as three processes; {where(scenario, 'test', stretch)}")
+    return compare_flight(bundle, scenario, "test", stretch, ("bundle", static), block=size.block, out=out / "live")
 
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier demo left; only ever a folder of the demo's own making."""
-    import shutil
-
     if folder.is_dir() and any((folder / name).is_file() for name in ("run.json", "manifest.json")):
         shutil.rmtree(folder)

@@ -29,10 +29,10 @@ def frame_means(world: World) -> Array:
 class SplitVecEnv(VecEnv):
     """n devices of one scenario as an SB3 ``VecEnv``; infos carry ``terminal_observation`` and ``episode`` (r, l).
 
-    ``centred`` subtracts from each frame's reward the mean quality of all answers to that frame. It depends on the frame
-    alone, never on a decision, so it changes no policy gradient and no order of decisions; it only takes out the noise
-    of easy and hard frames (an input-dependent baseline: Mao et al., Variance Reduction for Reinforcement Learning in
-    Input-Driven Environments, ICLR 2019). ``episode`` keeps the true return.
+    ``centred`` subtracts from each frame's reward the mean quality of all answers to that frame. It depends on the
+    frame alone, never on a decision, so it changes no policy gradient and no order of decisions; it only takes out the
+    noise of easy and hard frames (an input-dependent baseline: Mao et al., Variance Reduction for Reinforcement
+    Learning in Input-Driven Environments, ICLR 2019). ``episode`` keeps the true return.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The runtime: verified model folders, answers of device and edge, numpy policies; all without torch at run time."""
+"""The runtime: verified model folders, answers of device and edge; all without torch at run time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from adaptsplit.errors import ModelError
-from adaptsplit.runtime import DeviceRuntime, EdgeRuntime, ModelFolder, PolicyNetwork, mlp, softmax
+from adaptsplit.runtime import DeviceRuntime, EdgeRuntime, ModelFolder, softmax
 
 
 @pytest.fixture(scope="module")
@@ -151,58 +151,3 @@ def test_the_runtime_imports_nothing_of_the_training_stack() -> None:
 def test_softmax_survives_large_logits() -> None:
     probabilities = softmax(np.array([[1e4, 0.0, -1e4]], np.float32), 0.05)
     assert np.allclose(probabilities, [[1, 0, 0]])
-
-
-def _network(activation: str = "tanh") -> PolicyNetwork:
-    rng = np.random.default_rng(0)
-    sizes = [(5, 7), (7, 6), (6, 3)]
-    weights = tuple((rng.normal(size=s).astype(np.float32), rng.normal(size=s[1]).astype(np.float32)) for s in sizes)
-    return PolicyNetwork(weights, activation)
-
-
-def test_a_policy_network_is_its_formula() -> None:
-    network = _network()
-    (w0, b0), (w1, b1), (w2, b2) = network.weights
-    x = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
-    expected = np.tanh(np.tanh(x @ w0 + b0) @ w1 + b1) @ w2 + b2
-    assert np.allclose(network(x), expected, atol=1e-6)
-    assert np.array_equal(mlp(network.weights[:1], x, "relu"), x @ w0 + b0)
-    assert (network.inputs, network.outputs) == (5, 3)
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_a_policy_file_comes_back_bit_for_bit(tmp_path: Path, activation: str) -> None:
-    network = _network(activation)
-    network.save(tmp_path / "policy.npz")
-    again = PolicyNetwork.load(tmp_path / "policy.npz")
-    x = np.ones((2, 5), np.float32)
-    assert np.array_equal(again(x), network(x))
-    assert again.activation == activation
-
-
-def test_bad_policy_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "policy.npz"
-    with pytest.raises(ModelError, match="not a policy file"):
-        PolicyNetwork.load(path)
-    path.write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(ModelError, match="not a policy file"):
-        PolicyNetwork.load(path)
-    np.savez(path, w0=np.array([{}], dtype=object), b0=np.zeros(1), activation="tanh")
-    with pytest.raises(ModelError, match="not a policy file"):
-        PolicyNetwork.load(path)
-    np.savez(path, w0=np.zeros((3, 2)), activation="tanh")
-    with pytest.raises(ModelError, match="expected w0, b0"):
-        PolicyNetwork.load(path)
-    np.savez(path, w0=np.zeros((3, 2)), b0=np.zeros(3), activation="tanh")
-    with pytest.raises(ModelError, match="layer 0"):
-        PolicyNetwork.load(path)
-    np.savez(path, w0=np.full((3, 2), np.nan), b0=np.zeros(2), activation="tanh")
-    with pytest.raises(ModelError, match="not finite"):
-        PolicyNetwork.load(path)
-
-
-def test_a_policy_refuses_an_observation_of_another_width() -> None:
-    with pytest.raises(ModelError, match=r"takes \(n, 5\)"):
-        _network()(np.zeros((1, 4), np.float32))
-    with pytest.raises(ModelError, match="known are relu, tanh"):
-        _network("swish")

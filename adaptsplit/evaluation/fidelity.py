@@ -16,8 +16,9 @@ from adaptsplit.agents.static import InterleavedController
 from adaptsplit.bundle import Bundle
 from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, LiveRun, run_live
 from adaptsplit.device_bridge.telemetry import Telemetry
-from adaptsplit.envs import World, episode_seeds, run_episodes
+from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
 from adaptsplit.envs.simulator import Stretch
+from adaptsplit.evaluation.live import LiveComparison, compare_live
 from adaptsplit.outcome import Outcomes
 from adaptsplit.scenario import Scenario
 
@@ -54,6 +55,36 @@ def simulate(
     outcomes = run_episodes(world, chosen, episode_seeds(0, repeats, "test"), stretch=stretch)
     turns = owners(outcomes, block, len(parts))
     return {part.name: outcomes[turns == i] for i, part in enumerate(parts)}
+
+
+def compare_flight(
+    bundle: Bundle,
+    scenario: Scenario,
+    split: str,
+    stretch: Stretch,
+    controllers: Sequence[str],
+    *,
+    block: int,
+    out: Path | None = None,
+) -> LiveComparison:
+    """Simulate and fly the stretch with the same controllers in the same blocks; return both side by side."""
+    world = build_world(scenario, split, label_free=False)
+    simulated = simulate(world, bundle, stretch, controllers, block=block)
+    flown = fly(bundle, scenario, split, stretch, controllers, block=block, out=out).outcomes
+    named = {bundle.controller.name if name == "bundle" else name: records for name, records in flown.items()}
+    return compare_live(simulated, named, note=where(scenario, split, stretch))
+
+
+def typical_stretch(scenario: Scenario, split: str) -> Stretch:
+    """Return the start of the trace whose share of time without capacity is the median of all, and the first flight."""
+    idle = [float(np.mean(trace.capacity_bps == 0)) for trace in scenario.links(split)]
+    return Stretch(link=int(np.argsort(idle)[len(idle) // 2]), offset_s=0.0, flight=0, first_frame=0)
+
+
+def where(scenario: Scenario, split: str, stretch: Stretch) -> str:
+    """Say which trace and stretch it is."""
+    trace = scenario.links(split)[stretch.link]
+    return f"{scenario.episode_s:.0f} s of trace {trace.name} from {stretch.offset_s:.0f} s on"
 
 
 def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:

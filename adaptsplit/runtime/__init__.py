@@ -1,8 +1,7 @@
-"""onnxruntime sessions for heads, exits and tail, and policies in plain numpy. Imports no torch."""
+"""onnxruntime sessions for heads, exits and tail. Imports no torch."""
 
 from adaptsplit.runtime.device import DeviceRuntime, EdgeRuntime
 from adaptsplit.runtime.folder import BranchCard, FullCard, ModelCard, ModelFolder
-from adaptsplit.runtime.policy import PolicyNetwork, mlp
 from adaptsplit.runtime.sessions import Answer, HeadResult, softmax
 
 __all__ = [
@@ -14,7 +13,5 @@ __all__ = [
     "HeadResult",
     "ModelCard",
     "ModelFolder",
-    "PolicyNetwork",
-    "mlp",
     "softmax",
 ]
