@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adaptsplit.errors import AdaptsplitError, MissingExtraError
+from adaptsplit.errors import AdaptsplitError, ConfigError, MissingExtraError
 from adaptsplit.scenario import SPLITS, data_directory, load_scenario, scenario_names
 
 app = typer.Typer(
@@ -310,6 +310,9 @@ def fly(
 
     loaded = load_scenario(scenario, data)
     stretch = replace(typical_stretch(loaded, split.value), offset_s=offset_s)
+    traces = loaded.links(split.value)
+    if link is not None and link >= len(traces):
+        raise ConfigError(f"--link {link}: split {split.value!r} has traces 0 to {len(traces) - 1}")
     if link is not None:
         stretch = replace(stretch, link=link)
     names = ("bundle", *(name.strip() for name in against.split(",")))
