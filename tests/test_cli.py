@@ -27,7 +27,20 @@ def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) 
         assert word in done.stderr.replace("\n", " "), done.stderr
 
 
-COMMANDS = ["demo", "fit", "profile", "train", "evaluate", "export", "fly", "broker", "edge", "device", "scenarios", "links"]
+COMMANDS = [
+    "demo",
+    "fit",
+    "profile",
+    "train",
+    "evaluate",
+    "export",
+    "fly",
+    "broker",
+    "edge",
+    "device",
+    "scenarios",
+    "links",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
