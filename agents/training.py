@@ -115,8 +115,8 @@ class _Run:
         if last.collapsed:
             self.warnings.append(
                 f"the policy has collapsed to one decision ({last.top} on {last.top_share:.0%} of the frames), no "
-                "better than that static one; train longer, or with a larger ent_coef, or see "
-                "'adaptsplit scenarios diagnose'"
+                "better than that static one; train longer, or with a larger ent_coef; if the informed oracle gains "
+                "nothing over the best static decision either, adapting cannot pay in this scenario"
             )
             bar.warn(self.warnings[-1])
 
