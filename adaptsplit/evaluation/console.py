@@ -94,7 +94,7 @@ def _difference(row: ControllerResult) -> Text:
 
 def live_table(live: LiveComparison) -> Table:
     """Return simulated and live numbers of each controller side by side (at most 80 columns wide)."""
-    table = _table("simulated against live", live.note)
+    table = _table("simulated against live", f"{live.note}; ± is the standard deviation of one simulated run")
     table.add_column("", no_wrap=True)
     for heading in ("simulated", "live", "difference", "within"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -125,7 +125,7 @@ def _table(title: str, caption: str) -> Table:
 
 def _live_cells(row: LiveRow) -> list[str | Text]:
     digits, unit = row.column.digits, row.column.unit
-    values = [DASH if np.isnan(v) else f"{v:.{digits}f}" for v in (row.simulated, row.live)]
+    values = [row.simulated_text, DASH if np.isnan(row.live) else f"{row.live:.{digits}f}"]
     difference = DASH if np.isnan(row.difference) else f"{row.difference:+.{digits}f}"
     if row.column.relative and not np.isnan(row.relative):
         difference += f" ({100 * row.relative:+.1f} %)"

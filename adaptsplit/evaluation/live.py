@@ -12,6 +12,8 @@ from adaptsplit.errors import DataError
 from adaptsplit.evaluation.metrics import nanmean_rows
 from adaptsplit.outcome import OUTCOME, Outcomes, Path
 
+DASH = "\N{EN DASH}"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -39,12 +41,26 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class LiveRow:
-    """One number of one controller, simulated and live (NaN where there is none)."""
+    """One number of one controller, simulated and live (NaN where there is none).
+
+    ``spread`` is the standard deviation of the simulated number over repeats of the same stretch (0 for one repeat):
+    how much one run differs from another by stage times and losses alone.
+    """
 
     controller: str
     column: Column
     simulated: float
     live: float
+    spread: float = 0.0
+
+    @property
+    def simulated_text(self) -> str:
+        """The simulated number with its spread over repeats, as tables print it."""
+        if np.isnan(self.simulated):
+            return DASH
+        digits = self.column.digits
+        text = f"{self.simulated:.{digits}f}"
+        return f"{text} ±{self.spread:.{digits}f}" if self.spread >= 0.5 * 10**-digits else text
 
     @property
     def difference(self) -> float:
@@ -85,8 +101,10 @@ def compare_live(simulated: Mapping[str, Outcomes], live: Mapping[str, Outcomes]
         raise DataError(f"live results of {sorted(live)}, simulated of {sorted(simulated)}; expected the same names")
     rows = []
     for name, records in live.items():
-        ours, theirs = _numbers(name, simulated[name]), _numbers(name, records)
-        rows += [LiveRow(name, column, ours[column.name], theirs[column.name]) for column in COLUMNS]
+        ours, theirs, spread = _numbers(name, simulated[name]), _numbers(name, records), _spread(name, simulated[name])
+        rows += [
+            LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in COLUMNS
+        ]
     return LiveComparison(tuple(rows), {name: int(records.size) for name, records in live.items()}, note)
 
 
@@ -107,6 +125,14 @@ def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
         "exit": 100 * float((path == Path.EXIT).mean()),
         "sent": 100 * float((flat["sent_bytes"] > 0).mean()),
     }
+
+
+def _spread(name: str, outcomes: Outcomes) -> dict[str, float]:
+    """Standard deviation of each number over the repeats (rows ``env``) of a simulation."""
+    flat = outcomes.ravel()
+    repeats = [_numbers(name, flat[flat["env"] == row]) for row in np.unique(flat["env"])]
+    numbers = {column.name: np.array([repeat[column.name] for repeat in repeats]) for column in COLUMNS}
+    return {key: 0.0 if np.isnan(values).all() else float(np.nanstd(values)) for key, values in numbers.items()}
 
 
 def _known(values: Outcomes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

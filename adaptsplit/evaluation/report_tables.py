@@ -156,7 +156,7 @@ def live_table(live: LiveComparison) -> str:
 
 def _live_cells(row: LiveRow) -> str:
     digits, unit = row.column.digits, row.column.unit
-    values = [DASH if np.isnan(v) else f"{v:.{digits}f}" for v in (row.simulated, row.live)]
+    values = [row.simulated_text, DASH if np.isnan(row.live) else f"{row.live:.{digits}f}"]
     difference = DASH if np.isnan(row.difference) else f"{row.difference:+.{digits}f}"
     if row.column.relative and not np.isnan(row.relative):
         difference += f" <small>{100 * row.relative:+.1f} %</small>"
