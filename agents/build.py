@@ -54,8 +54,13 @@ def build_controller(
 
 
 def load_run(folder: Path, space: DecisionSpace) -> Controller:
-    """Return the policy of a run's folder, named as the folder; ConfigError when it was trained for another space."""
-    policy = load_policy(folder / POLICY_FILE, folder.resolve().name)
+    """Return the policy of a run's folder; ConfigError when it was trained for another space.
+
+    It is named as the folder; a folder that is only a number (a training seed) as ``PARENT-NUMBER``.
+    """
+    place = folder.resolve()
+    name = f"{place.parent.name}-{place.name}" if place.name.isdigit() else place.name
+    policy = load_policy(folder / POLICY_FILE, name)
     if policy.space != space:
         raise ConfigError(
             f"{folder}: trained for another decision space (branches, codecs or thresholds differ from the "

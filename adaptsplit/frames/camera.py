@@ -176,13 +176,27 @@ def _blur(pixels: Image, length: int) -> NDArray[np.float32]:
 
 def look_up(world: World, pose: Pose) -> Labels:
     """Return the class at the centre of each cell, (16,) int16, row-major."""
+    return np.ascontiguousarray(classes_in(world, pose, 1)[:, 0])
+
+
+def pure_cells(world: World, pose: Pose, points: int = 16) -> NDArray[np.bool_]:
+    """Return (16,) whether a cell holds one class only, looked up at ``points`` x ``points`` places of it."""
+    classes = classes_in(world, pose, points)
+    return np.asarray(np.all(classes == classes[:, :1], axis=1))
+
+
+def classes_in(world: World, pose: Pose, points: int) -> Labels:
+    """Return (16, points * points) int16, the classes at a grid of places in each cell, cells row-major."""
     (a, b), (d, e) = _axes(pose)
-    middles = (np.arange(GRID) + 0.5) * (SIZE / GRID) - SIZE / 2.0
+    count = GRID * points
+    middles = (np.arange(count) + 0.5) * (SIZE / count) - SIZE / 2.0
     rows, columns = np.meshgrid(middles, middles, indexing="ij")
     x = np.floor(pose.x + a * columns + b * rows).astype(np.intp)
     y = np.floor(pose.y + d * columns + e * rows).astype(np.intp)
     last = world.side - 1
-    labels: Labels = world.labels[np.clip(y, 0, last), np.clip(x, 0, last)].astype(np.int16).ravel()
+    found = world.labels[np.clip(y, 0, last), np.clip(x, 0, last)].astype(np.int16)
+    cells = found.reshape(GRID, points, GRID, points).transpose(0, 2, 1, 3)
+    labels: Labels = np.ascontiguousarray(cells.reshape(GRID * GRID, points * points))
     return labels
 
 
