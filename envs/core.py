@@ -54,6 +54,7 @@ from adaptsplit.envs.packed import (
     KIND,
     LINK_COUNT,
     LINK_DT,
+    LINK_SHARE,
     LINKS,
     PRIOR_BPS,
     PRIOR_RTT,
@@ -93,8 +94,9 @@ Array = NDArray[Any]
 def reset_row(w: Packed, s: Array, seed: np.uint64) -> None:
     """Start an episode: link, offset, flight, first frame and battery are drawn from ``seed``."""
     s[:] = 0.0
-    links = w.i8[LINKS]
-    link = int(uniform(seed, 0, rand.EPISODE_LINK) * links)
+    link, chance = 0, uniform(seed, 0, rand.EPISODE_LINK)
+    while link < w.i8[LINKS] - 1 and chance >= of_link(w, LINK_SHARE, link):
+        link += 1
     flight = int(uniform(seed, 0, rand.EPISODE_SEGMENT) * w.i8[FLIGHTS])
     s[LINK] = link
     s[LINK_OFFSET] = uniform(seed, 0, rand.EPISODE_OFFSET) * of_branch(w, LINK_COUNT, link) * of_link(w, LINK_DT, link)

@@ -19,6 +19,7 @@ class LinkTable(NamedTuple):
     first: Array  # (L,) i8 index of the first sample
     first_sum: Array  # (L,) i8 index of the first cumulative entry
     samples: Array  # (L,) i8
+    share: Array  # (L,) f8 cumulative probability that an episode uses the trace
     dt_s: Array  # (L,) f8
     capacity: Array  # (H,) f8 bit/s
     cumulative: Array  # (H + L,) f8 bits since the trace's start
@@ -26,6 +27,17 @@ class LinkTable(NamedTuple):
     rtt: Array  # (H,) f8 s
     loss: Array  # (H,) f8
     signal: Array  # (H,) f8 dBm, NaN where unknown
+
+
+def probabilities(traces: Sequence[LinkTrace]) -> Array:
+    """Return (L,) the probability of each trace: families alike, within a family by duration.
+
+    A recording that was cut into many pieces must not outweigh one that was not.
+    """
+    duration = np.array([len(trace.capacity_bps) * trace.dt_s for trace in traces], dtype=np.float64)
+    families = [trace.family for trace in traces]
+    total = {name: sum(d for d, f in zip(duration, families, strict=True) if f == name) for name in set(families)}
+    return np.asarray(duration / np.array([total[name] for name in families]) / len(total))
 
 
 def build_table(traces: Sequence[LinkTrace]) -> LinkTable:
@@ -42,6 +54,7 @@ def build_table(traces: Sequence[LinkTrace]) -> LinkTable:
         first,
         first + np.arange(len(traces)),
         count,
+        np.cumsum(probabilities(traces)),
         np.array([trace.dt_s for trace in traces], dtype=np.float64),
         np.ascontiguousarray(np.concatenate([trace.capacity_bps for trace in traces]), dtype=np.float64),
         np.concatenate(sums),

@@ -26,9 +26,9 @@ W_QUALITY, W_ENERGY, W_BYTE, W_SWITCH, W_MISS = range(14, 19)
 ROWS, BRANCHES, RATES, LEVELS, FLIGHTS, LINKS = range(6)
 EXIT_QUALITY, EXIT_CONFIDENCE, TAIL_QUALITY, TAIL_CONFIDENCE, AGREEMENT, PAYLOAD, SHARPNESS, DIFFERENCE = range(6, 14)
 HEAD, ENCODE, TAIL, SIGNAL, THRESHOLDS = range(14, 19)
-LINK_DT, CAPACITY, CUMULATIVE, ACTIVE, RTT, LOSS, RECEIVED = range(19, 26)
-KIND, RATE_COUNT, EXIT_BRANCH, FLIGHT_FIRST, FLIGHT_COUNT, LINK_FIRST, LINK_SUM, LINK_COUNT = range(26, 34)
-HEADER = 34
+LINK_SHARE, LINK_DT, CAPACITY, CUMULATIVE, ACTIVE, RTT, LOSS, RECEIVED = range(19, 27)
+KIND, RATE_COUNT, EXIT_BRANCH, FLIGHT_FIRST, FLIGHT_COUNT, LINK_FIRST, LINK_SUM, LINK_COUNT = range(27, 35)
+HEADER = 35
 
 
 class Packed(NamedTuple):
@@ -46,7 +46,7 @@ def pack(world: World) -> Packed:
     rows, branches, rates = world.outcomes.tail_quality.shape
     sizes = [rows, branches, rates, world.stages.head.shape[1], len(world.flight_first), len(links.samples)]
     f4, at_f4 = _lay(np.zeros(0, dtype=np.float32), world.outcomes)
-    floats = (*world.stages, world.thresholds, links.dt_s, links.capacity, links.cumulative, links.active)
+    floats = (*world.stages, world.thresholds, links.share, links.dt_s, links.capacity, links.cumulative, links.active)
     f8, at_f8 = _lay(scalars, (*floats, links.rtt, links.loss, links.signal))
     whole = (world.kind, world.rates, world.exit_branch, world.flight_first, world.flight_count)
     i8, at_i8 = _lay(np.zeros(HEADER, dtype=np.int64), (*whole, links.first, links.first_sum, links.samples))

@@ -258,3 +258,15 @@ def test_goodput_estimate_is_the_capacity_of_a_constant_link() -> None:
         now += 0.2
     assert x[est.GOODPUT] == pytest.approx(rate, rel=0.02)
     assert x[est.UNACKED_COUNT] == 0
+
+
+def test_families_are_equally_likely_and_long_recordings_likelier() -> None:
+    from adaptsplit.envs.link_table import probabilities
+    from adaptsplit.links import LinkTrace
+
+    def trace(family: str, samples: int) -> LinkTrace:
+        ones = np.ones(samples)
+        return LinkTrace(f"{family}-{samples}", family, 1.0, ones * 1e6, ones * 0.05, ones * 0.0)
+
+    found = probabilities([trace("a", 30), trace("a", 10), trace("b", 500)])
+    np.testing.assert_allclose(found, [0.375, 0.125, 0.5])
