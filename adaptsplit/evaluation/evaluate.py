@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``."""
 
 MAX_EPISODES = 100_000
-KNOB_EPISODES = 6
+KNOB_EPISODES = 12
 RIVAL_STATICS = 8
 """How many of the best static decisions an oracle is shown, so that it is never below them."""
 
