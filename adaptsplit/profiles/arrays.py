@@ -17,8 +17,6 @@ CELLS = 16
 QUANTILES = 32
 LEVELS = (np.arange(QUANTILES) + 0.5) / QUANTILES
 """Probabilities of the stored stage-time quantiles: 1/64, 3/64, ..., 63/64."""
-CONFIDENCE_STEPS = 4096
-"""Confidences are rounded to 1/4096, so that they store in two bytes."""
 MAX_FRAMES = 200_000
 MAX_STAGE_S = 600.0
 

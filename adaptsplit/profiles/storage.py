@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from adaptsplit.errors import ConfigError, ProfileError
-from adaptsplit.profiles.arrays import CONFIDENCE_STEPS, NAMES, AnyArray
+from adaptsplit.profiles.arrays import NAMES, AnyArray
 from adaptsplit.profiles.card import (
     CARD_FILE,
     BranchCard,
@@ -26,6 +26,7 @@ from adaptsplit.profiles.card import (
 )
 from adaptsplit.profiles.profile import Profile
 from adaptsplit.registry import did_you_mean
+from adaptsplit.runtime.sessions import CONFIDENCE_STEPS
 
 MAX_FILE_BYTES = 256 << 20
 MAX_ARRAY_BYTES = 1 << 30

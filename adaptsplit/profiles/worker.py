@@ -11,7 +11,7 @@ import numpy as np
 from adaptsplit.codecs import FeatureCodec, ImageCodec, feature_codecs, image_codecs
 from adaptsplit.decision import BranchSpec, DecisionSpace
 from adaptsplit.frames import Frame, FrameSource, difference, image_hash, sharpness
-from adaptsplit.profiles.arrays import CONFIDENCE_STEPS, SPECS, AnyArray
+from adaptsplit.profiles.arrays import SPECS, AnyArray
 from adaptsplit.runtime import Answer, DeviceRuntime, EdgeRuntime, HeadResult, ModelFolder
 
 CHUNK = 32
@@ -86,7 +86,7 @@ class FrameWorker:
                 heads[name] = (result, clock() - start)
             head, chunk["head_s"][row, b] = heads[name]
             chunk["exit_prediction"][row, b] = head.prediction
-            chunk["exit_confidence"][row, b] = _rounded(head.exit_confidence)
+            chunk["exit_confidence"][row, b] = head.exit_confidence
             self._measure_rates(chunk, row, b, frame, head)
         if not any(branch.kind == "local" for branch in self._space.branches):
             start = clock()
@@ -109,7 +109,7 @@ class FrameWorker:
         answer = self._device.local(frame.image)
         chunk["full_s"][row] = chunk["head_s"][row, b] = clock() - start
         chunk["exit_prediction"][row, b] = chunk["tail_prediction"][row, b, :] = answer.prediction
-        chunk["exit_confidence"][row, b] = chunk["tail_confidence"][row, b, :] = _rounded(answer.confidence)
+        chunk["exit_confidence"][row, b] = chunk["tail_confidence"][row, b, :] = answer.confidence
 
     def _measure_rates(self, chunk: Chunk, row: int, b: int, frame: Frame, head: HeadResult) -> None:
         branch = self._space.branches[b]
@@ -125,7 +125,7 @@ class FrameWorker:
             chunk["tail_s"][row, b, span] = end - sent
             chunk["payload_bytes"][row, b, span] = len(data)
             chunk["tail_prediction"][row, b, span] = answer.prediction
-            chunk["tail_confidence"][row, b, span] = _rounded(answer.confidence)
+            chunk["tail_confidence"][row, b, span] = answer.confidence
 
     def _encode(self, branch: BranchSpec, codec: str, frame: Frame, head: HeadResult) -> bytes:
         if branch.kind == "split":
@@ -136,8 +136,3 @@ class FrameWorker:
         if branch.kind == "split":
             return self._edge.tail(branch.name, self._features[codec].decode(data))
         return self._edge.full(self._images[codec].decode(data))
-
-
-def _rounded(confidence: float) -> float:
-    """To the resolution in which profiles store confidences."""
-    return round(confidence * CONFIDENCE_STEPS) / CONFIDENCE_STEPS

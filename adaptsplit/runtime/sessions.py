@@ -14,6 +14,8 @@ from adaptsplit.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 SILENT = 3
+CONFIDENCE_STEPS = 4096
+"""Confidences come in steps of 1/4096, the resolution of a profile: a threshold decides alike live and simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def to_answer(logits: FloatArray, temperature: float = 1.0) -> Answer:
     return Answer(
         prediction=probabilities.argmax(-1).astype(np.uint8),
         probabilities=probabilities,
-        confidence=float(probabilities.max(-1).mean()),
+        confidence=round(float(probabilities.max(-1).mean()) * CONFIDENCE_STEPS) / CONFIDENCE_STEPS,
     )
 
 
