@@ -67,7 +67,7 @@ class _Watch(BaseCallback):
         self._next = self.num_timesteps + self._interval
 
     def _on_step(self) -> bool:
-        reward = float(np.mean(self.locals["rewards"]))
+        reward = float(np.mean(self.training_env.get_attr("simulator", [0])[0].rewards))  # as earned, not centred
         self._reward = reward if self._reward == 0.0 else 0.98 * self._reward + 0.02 * reward
         if self.num_timesteps >= self._next:
             self._next += self._interval
