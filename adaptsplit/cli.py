@@ -254,10 +254,11 @@ def evaluate(
     from adaptsplit.evaluation.entrants import DEFAULT_AGENTS
     from adaptsplit.evaluation.evaluate import evaluate as run_evaluation
     from adaptsplit.evaluation.headline import headline
+    from adaptsplit.evaluation.progress import stage_progress
 
     chosen = DEFAULT_AGENTS if agents is None else tuple(name.strip() for name in agents.split(",") if name.strip())
     loaded = load_scenario(scenario, data)
-    with _stages(quiet=as_json) as report:
+    with stage_progress(quiet=as_json) as report:
         results = run_evaluation(
             loaded, chosen, episodes=episodes, seed=seed, split=split.value, out=out, progress=report
         )
@@ -387,12 +388,6 @@ def device(
         block=block,
     )
     typer.echo(json.dumps(summary))
-
-
-def _stages(quiet: bool) -> Any:
-    from adaptsplit.evaluation.progress import stage_progress
-
-    return stage_progress(quiet)
 
 
 if __name__ == "__main__":

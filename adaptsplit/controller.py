@@ -57,4 +57,4 @@ class Stateless:
 
 
 controllers: Registry[Any] = Registry("controller")
-"""Factories ``(space: DecisionSpace, summary: ProfileSummary | None, **named parameters) -> Controller`` by name."""
+"""Factories ``(space, summary, context, argument) -> Controller`` by name (``adaptsplit.agents.build``)."""

@@ -34,50 +34,43 @@ class Field:
     meaning: str
 
 
-def _field(
-    name: str, unit: str, low: float, high: float, scale: Literal["linear", "log"], group: str, meaning: str
-) -> Field:
-    return Field(name, unit, low, high, scale, group, meaning)
-
-
 FIELDS: tuple[Field, ...] = (
-    _field("goodput", "bit/s", 1e4, 1e8, "log", "link", "estimated goodput, bounded by the link's silence"),
-    _field("goodput_known", "", 0, 1, "linear", "link", "1 once an acknowledgement has given a sample"),
-    _field("goodput_age", "s", 0.05, 50, "log", "link", "age of the newest goodput sample"),
-    _field("goodput_spread", "", 0, 2, "linear", "link", "mean |ln(sample / estimate)|"),
-    _field("rtt", "s", 0.002, 5, "log", "link", "round trip of an almost empty message"),
-    _field("heard_age", "s", 0.05, 50, "log", "link", "time since anything came from the edge"),
-    _field("signal", "dBm", -140, -40, "linear", "link", "received signal power, where the device reports it"),
-    _field("signal_known", "", 0, 1, "linear", "link", "1 when the device reports it"),
-    _field("unacked_bytes", "bytes", 64, 1e6, "log", "queue", "sent and not acknowledged"),
-    _field("unacked_count", "messages", 0, 8, "linear", "queue", "sent and not acknowledged"),
-    _field("backlog", "s", 0, 2, "linear", "queue", "estimated time until those are served"),
-    _field("overdue", "s", 0, 2, "linear", "queue", "how long those are overdue at the estimated goodput"),
-    _field("slot_occupied", "", 0, 1, "linear", "queue", "1 when a frame waits for the window to open"),
-    _field("frame_wait", "s", 0, 0.5, "linear", "queue", "age of the frame at hand when the head starts"),
-    _field("server_time", "s", 0.001, 1, "log", "server", "residence on the server as last reported"),
-    _field("server_queue", "s", 0.001, 1, "log", "server", "queueing part of it"),
-    _field("load", "", 0, 1, "linear", "device", "load of the device by other work"),
-    _field("load_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
-    _field("temperature", "degC", 0, 100, "linear", "device", "temperature of the device"),
-    _field("temperature_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
-    _field("battery", "", 0, 1, "linear", "device", "battery charge, fraction"),
-    _field("battery_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
-    _field("exit_confidence", "", 0, 1, "linear", "content", "calibrated confidence of the last exit"),
-    _field("exit_confidence_mean", "", 0, 1, "linear", "content", "its forgetting mean"),
-    _field("agreement", "", 0, 1, "linear", "content", "forgetting mean of exit-tail agreement in results that came"),
-    _field("sharpness", "", 0, 1, "linear", "content", "sharpness of the frame at hand"),
-    _field("difference", "", 0, 1, "linear", "content", "difference of the frame at hand to the last one"),
-    _field("last_branch", "", 0, 1, "linear", "history", "index of the last branch / (B - 1)"),
-    _field("last_rate", "", 0, 1, "linear", "history", "index of the last rate / (R - 1)"),
-    _field("last_threshold", "", 0, 1, "linear", "history", "last exit threshold, at most 1"),
-    _field("last_sent", "", 0, 1, "linear", "history", "1 when the last frame was handed to the link"),
-    _field("miss_rate", "", 0, 1, "linear", "history", "forgetting mean of misses"),
-    _field("fallback_rate", "", 0, 1, "linear", "history", "forgetting mean of fallbacks"),
+    Field("goodput", "bit/s", 1e4, 1e8, "log", "link", "estimated goodput, bounded by the link's silence"),
+    Field("goodput_known", "", 0, 1, "linear", "link", "1 once an acknowledgement has given a sample"),
+    Field("goodput_age", "s", 0.05, 50, "log", "link", "age of the newest goodput sample"),
+    Field("goodput_spread", "", 0, 2, "linear", "link", "mean |ln(sample / estimate)|"),
+    Field("rtt", "s", 0.002, 5, "log", "link", "round trip of an almost empty message"),
+    Field("heard_age", "s", 0.05, 50, "log", "link", "time since anything came from the edge"),
+    Field("signal", "dBm", -140, -40, "linear", "link", "received signal power, where the device reports it"),
+    Field("signal_known", "", 0, 1, "linear", "link", "1 when the device reports it"),
+    Field("unacked_bytes", "bytes", 64, 1e6, "log", "queue", "sent and not acknowledged"),
+    Field("unacked_count", "messages", 0, 8, "linear", "queue", "sent and not acknowledged"),
+    Field("backlog", "s", 0, 2, "linear", "queue", "estimated time until those are served"),
+    Field("overdue", "s", 0, 2, "linear", "queue", "how long those are overdue at the estimated goodput"),
+    Field("slot_occupied", "", 0, 1, "linear", "queue", "1 when a frame waits for the window to open"),
+    Field("frame_wait", "s", 0, 0.5, "linear", "queue", "age of the frame at hand when the head starts"),
+    Field("server_time", "s", 0.001, 1, "log", "server", "residence on the server as last reported"),
+    Field("server_queue", "s", 0.001, 1, "log", "server", "queueing part of it"),
+    Field("load", "", 0, 1, "linear", "device", "load of the device by other work"),
+    Field("load_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
+    Field("temperature", "degC", 0, 100, "linear", "device", "temperature of the device"),
+    Field("temperature_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
+    Field("battery", "", 0, 1, "linear", "device", "battery charge, fraction"),
+    Field("battery_known", "", 0, 1, "linear", "device", "1 when the device reports it"),
+    Field("exit_confidence", "", 0, 1, "linear", "content", "calibrated confidence of the last exit"),
+    Field("exit_confidence_mean", "", 0, 1, "linear", "content", "its forgetting mean"),
+    Field("agreement", "", 0, 1, "linear", "content", "forgetting mean of exit-tail agreement in results that came"),
+    Field("sharpness", "", 0, 1, "linear", "content", "sharpness of the frame at hand"),
+    Field("difference", "", 0, 1, "linear", "content", "difference of the frame at hand to the last one"),
+    Field("last_branch", "", 0, 1, "linear", "history", "index of the last branch / (B - 1)"),
+    Field("last_rate", "", 0, 1, "linear", "history", "index of the last rate / (R - 1)"),
+    Field("last_threshold", "", 0, 1, "linear", "history", "last exit threshold, at most 1"),
+    Field("last_sent", "", 0, 1, "linear", "history", "1 when the last frame was handed to the link"),
+    Field("miss_rate", "", 0, 1, "linear", "history", "forgetting mean of misses"),
+    Field("fallback_rate", "", 0, 1, "linear", "history", "forgetting mean of fallbacks"),
 )
 SIZE = len(FIELDS)
 NAMES = tuple(field.name for field in FIELDS)
-GROUPS = tuple(dict.fromkeys(field.group for field in FIELDS))
 
 _LOG = np.array([field.scale == "log" for field in FIELDS])
 _LOW = np.array([math.log(f.low) if f.scale == "log" else f.low for f in FIELDS], dtype=np.float64)
@@ -95,11 +88,6 @@ def index(name: str) -> int:
     if name not in NAMES:
         raise KeyError(f"unknown observation field {name!r}{did_you_mean(name, NAMES)}")
     return NAMES.index(name)
-
-
-def group_indices(group: str) -> NDArray[np.int64]:
-    """Return the positions of the fields of one group (``GROUPS``)."""
-    return np.array([i for i, field in enumerate(FIELDS) if field.group == group], dtype=np.int64)
 
 
 def physical(observation: NDArray[Any], name: str) -> NDArray[np.float64]:

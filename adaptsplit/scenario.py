@@ -151,6 +151,26 @@ class Scenario:
         """As ``stage_scale``, for codecs, content signals and the decision."""
         return self.compute.scalar_slowdown
 
+    @property
+    def compute_w(self) -> float:
+        """Power of the board above idle while it computes (W)."""
+        return self.compute.active_w - self.compute.idle_w
+
+    @property
+    def base_w(self) -> float:
+        """Power that is drawn whatever is decided: flight, the idle board, the radio in its connected state (W)."""
+        return self.flight_w + self.compute.idle_w + self.radio.tail_w
+
+    @property
+    def radio_w(self) -> float:
+        """Power of a transmission above the connected state, at zero rate (W)."""
+        return self.radio.beta_w - self.radio.tail_w
+
+    @property
+    def radio_j_per_bit(self) -> float:
+        """Energy of a transmission per bit, beside ``radio_w`` (J)."""
+        return self.radio.alpha_w_per_mbps * 1e-6
+
     def links(self, split: str) -> list[LinkTrace]:
         """Return the traces of one split."""
         if split not in self._links:

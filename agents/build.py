@@ -76,7 +76,7 @@ def make_controller(name: str, scenario: Scenario, block: int = DEFAULT_BLOCK) -
 
 def context_of(scenario: Scenario) -> ControllerContext:
     """Return the constants of a scenario that controllers may use."""
-    objective, compute, radio = scenario.objective, scenario.compute, scenario.radio
+    objective = scenario.objective
     weights = {key: getattr(objective, key) for key in RewardWeights.model_fields}
     return ControllerContext(
         fps=scenario.fps,
@@ -86,9 +86,9 @@ def context_of(scenario: Scenario) -> ControllerContext:
         codec_scale=scenario.codec_scale,
         weights=RewardWeights(**weights),
         decision_s=scenario.decision_s,
-        compute_w=compute.active_w - compute.idle_w,
-        radio_w=radio.beta_w - radio.tail_w,
-        radio_j_per_bit=radio.alpha_w_per_mbps * 1e-6,
+        compute_w=scenario.compute_w,
+        radio_w=scenario.radio_w,
+        radio_j_per_bit=scenario.radio_j_per_bit,
         goodput_bps=scenario.priors.goodput_bps,
         rtt_s=scenario.priors.rtt_s,
         server_s=scenario.priors.server_s,

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from adaptsplit.envs.layout import ROW_COUNT, ROW_FIRST, ROW_OFFSET
 from adaptsplit.envs.simulator import Simulator
-from adaptsplit.envs.split_env import Actions, action_space, observation_space, to_decisions
+from adaptsplit.envs.split_env import Actions, action_masks, action_space, observation_space, to_decisions
 from adaptsplit.envs.vector_env import Episodes
 from adaptsplit.envs.world import World, build_world
 from adaptsplit.scenario import Scenario
@@ -129,7 +129,7 @@ class SplitVecEnv(VecEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the mask of distinct decisions (flattened action space), the same for every row."""
-        return np.ones(len(self.decisions.table), np.bool_) if self.actions == "flat" else self.decisions.masks()[1]
+        return action_masks(self.decisions, self.actions)
 
     def _rows(self, indices: VecEnvIndices) -> list[int]:
         return list(range(self.num_envs)) if indices is None else [int(i) for i in np.atleast_1d(np.asarray(indices))]

@@ -42,6 +42,11 @@ def to_decisions(space: DecisionSpace, actions: Actions, taken: Array) -> Array:
     return space.canonical(np.atleast_2d(taken))
 
 
+def action_masks(space: DecisionSpace, actions: Actions) -> NDArray[np.bool_]:
+    """Return which entries of the (flattened) action space are distinct decisions."""
+    return np.ones(len(space.table), dtype=np.bool_) if actions == "flat" else space.masks()[1]
+
+
 class SplitEnv(gym.Env[Array, Any]):
     """Adaptive control of a split network over a bad link.
 
@@ -108,9 +113,7 @@ class SplitEnv(gym.Env[Array, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which entries of the (flattened) action space are distinct decisions."""
-        if self.actions == "flat":
-            return np.ones(len(self.decisions.table), dtype=np.bool_)
-        return self.decisions.masks()[1]
+        return action_masks(self.decisions, self.actions)
 
     def _info(self, decided: int) -> dict[str, Any]:
         """Frame at hand and time; how the frame just decided ended, unless it still waits for the sender's window."""

@@ -146,7 +146,7 @@ def _stages(scenario: Scenario) -> Stages:
 
 
 def _constants(scenario: Scenario) -> Constants:
-    compute, radio, priors = scenario.compute, scenario.radio, scenario.priors
+    priors = scenario.priors
     return Constants(
         fps=scenario.fps,
         deadline_s=scenario.deadline_s,
@@ -154,10 +154,10 @@ def _constants(scenario: Scenario) -> Constants:
         fifo=1.0 if scenario.sender == "fifo" else 0.0,
         frames=scenario.frames_per_episode,
         decision_s=scenario.decision_s,
-        compute_w=compute.active_w - compute.idle_w,
-        base_w=scenario.flight_w + compute.idle_w + radio.tail_w,
-        radio_w=radio.beta_w - radio.tail_w,
-        radio_w_per_bps=radio.alpha_w_per_mbps * 1e-6,
+        compute_w=scenario.compute_w,
+        base_w=scenario.base_w,
+        radio_w=scenario.radio_w,
+        radio_w_per_bps=scenario.radio_j_per_bit,
         battery_j=scenario.battery_j,
         prior_bps=priors.goodput_bps,
         prior_rtt_s=priors.rtt_s,

@@ -34,14 +34,13 @@ def fly(
     *,
     block: int,
     out: Path | None = None,
-    pace: str = "profile",
 ) -> LiveRun:
     """Fly ``scenario.frames_per_episode`` frames of the stretch with three real processes behind a shaped link."""
     first, _ = scenario.profile(split).segments[stretch.flight]
     index = int(scenario.profile(split).index[first + stretch.first_frame])
     frames = LiveFrames(scenario.frames, split, 0, scenario.data, index, scenario.frames_per_episode)
-    battery = Telemetry(scenario.battery_j, stretch.battery, base_w(scenario))
-    options = LiveOptions(offset_s=stretch.offset_s, block=block, pace=pace)
+    battery = Telemetry(scenario.battery_j, stretch.battery, scenario.base_w)
+    options = LiveOptions(offset_s=stretch.offset_s, block=block)
     trace = scenario.links(split)[stretch.link]
     return run_live(bundle, frames, trace, controllers, options, telemetry=battery, out=out)
 
@@ -91,8 +90,3 @@ def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dty
     """Return (E, F) whose frame each is: of the controller that decided on it, a dropped one of the decision before."""
     decided = np.cumsum(outcomes["branch"] >= 0, axis=-1) - 1
     return np.asarray(np.maximum(decided, 0) // block % parts)
-
-
-def base_w(scenario: Scenario) -> float:
-    """Power that is drawn whatever is decided: flight, the idle board, the radio in its connected state (W)."""
-    return scenario.flight_w + scenario.compute.idle_w + scenario.radio.tail_w

@@ -24,11 +24,6 @@ def describe(paths: Sequence[Path | str], reader: str | None = None) -> dict[str
     return {"schema": "adaptsplit.links/1", "links": [{"file": file, **_row(trace)} for file, trace in traces]}
 
 
-def describe_traces(traces: Sequence[LinkTrace]) -> dict[str, Any]:
-    """Return the same for traces in hand."""
-    return {"schema": "adaptsplit.links/1", "links": [_row(trace) for trace in traces]}
-
-
 def rows(description: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return header and cells of a description as text; capacity in Mbit/s over 1 s bins."""
     return [_HEADER, *(_cells(link) for link in description["links"])]
