@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
+import json
+import re
+import struct
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -16,13 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptsplit.config import Config, parse
-from adaptsplit.errors import ConfigError, LinkError, UnknownNameError
+from adaptsplit.errors import ConfigError, LinkError, RunError, UnknownNameError
 from adaptsplit.links import (
-    FileLink,
-    GenerateLink,
     LinkClock,
     LinkSpec,
     LinkTrace,
+    Recording,
     build_links,
     describe,
     format_description,
@@ -31,7 +34,7 @@ from adaptsplit.links import (
 )
 from adaptsplit.links import clock as clock_module
 from adaptsplit.links import trace as trace_module
-from adaptsplit.links.description import sparkline
+from adaptsplit.links.description import describe_traces, sparkline, statistics
 
 
 def trace_of(capacity: list[float], dt_s: float = 1.0, **changed: Any) -> LinkTrace:
@@ -60,6 +63,9 @@ def trace_of(capacity: list[float], dt_s: float = 1.0, **changed: Any) -> LinkTr
         ({"rtt_s": None}, "rtt_s"),
         ({"loss": np.array([0.0, 1.0])}, r"loss\[1\] is 1"),
         ({"signal_dbm": np.array([-90.0])}, "signal_dbm has 1"),
+        ({"sinr_db": np.array([3.0])}, "sinr_db has 1"),
+        ({"sinr_db": np.array([3.0, np.nan])}, r"sinr_db\[1\] is nan"),
+        ({"altitude_m": np.array([3.0, 1e7])}, r"altitude_m\[1\] is 1e\+07"),
         ({"dt_s": 0.0}, "dt_s is 0"),
         ({"dt_s": float("nan")}, "dt_s is nan"),
         ({"name": ""}, "needs a name"),
@@ -106,6 +112,29 @@ def test_transformations_keep_a_record_of_themselves() -> None:
             trace.slice(start, end)
     with pytest.raises(LinkError, match="scale"):
         trace.scaled(0.0)
+
+
+def test_sinr_and_altitude_travel_with_the_trace() -> None:
+    trace = trace_of([1.0, 2.0, 3.0], sinr_db=np.array([3.0, 4.0, 5.0]), altitude_m=np.array([10.0, 20.0, 30.0]))
+    part = trace.slice(1.0, 3.0).scaled(2.0).with_rtt(0.2)
+    assert part.sinr_db is not None
+    assert part.altitude_m is not None
+    assert part.sinr_db.tolist() == [4.0, 5.0]
+    assert part.altitude_m.tolist() == [20.0, 30.0]
+    with pytest.raises(ValueError, match="read-only"):
+        part.sinr_db[0] = 1.0
+    assert LinkTrace("t", "test", 1.0, np.ones(1), np.ones(1), np.zeros(1), None, ("by hand",)).sinr_db is None
+
+
+def test_the_digest_is_as_it_was_before_there_were_sinr_and_altitude() -> None:
+    """The SHA-256 of what the first version hashed: a header, dt and length, three columns, signal or a dash."""
+    trace = trace_of([1.0, 2.0], dt_s=0.5)
+    header = b"adaptsplit.link/1" + struct.pack("<2d", 0.5, 2.0)
+    columns = struct.pack("<6d", 1.0, 2.0, 0.05, 0.05, 0.0, 0.0)
+    assert trace.digest() == hashlib.sha256(header + columns + b"-").hexdigest()
+    sinr = trace_of([1.0, 2.0], dt_s=0.5, sinr_db=np.array([3.0, 4.0]))
+    altitude = trace_of([1.0, 2.0], dt_s=0.5, altitude_m=np.array([3.0, 4.0]))
+    assert len({trace.digest(), sinr.digest(), altitude.digest()}) == 3
 
 
 def test_adjacent_slices_share_no_sample_and_leave_none_out() -> None:
@@ -186,7 +215,7 @@ class Links(Config):
     links: list[LinkSpec]
 
 
-def specs_of(*entries: dict[str, Any]) -> list[GenerateLink | FileLink]:
+def specs_of(*entries: dict[str, Any]) -> list[LinkSpec]:
     return parse(Links, {"links": list(entries)}, "test").links
 
 
@@ -259,11 +288,73 @@ def test_a_description_names_file_figures_and_shape(data: Path) -> None:
     assert sparkline(trace_of([0.0, 1.0, 8.0])) == " ▂█"
 
 
-def test_a_plot_is_written(tmp_path: Path) -> None:
-    traces = [link_generators.get("lte-drone")(seed, 10.0) for seed in (1, 2)]
-    assert plot(traces, tmp_path / "links.svg").read_text().lstrip().startswith("<?xml")
+MIXED = Recording(
+    "mixed",
+    "test",
+    0.5,
+    {
+        "rtt_s": np.array([0.02, 0.04, 0.06, 4.0]),
+        "signal_dbm": np.array([-90.0, np.nan, -80.0, -85.0]),
+        "sinr_db": np.full(4, np.nan),
+        "loss": np.array([0.0, 0.2, 0.0, 0.2]),
+    },
+    filled=1,
+)
+
+
+def test_a_description_has_the_columns_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "probe.csv"
+    path.write_text("time_s,rtt_ms,rsrp_dbm,sinr_db\n0,20,-90,\n1,40,-80,\n2,90,,\n")
+    [link] = describe([path])["links"]
+    assert link["columns"] == ["rtt_s", "signal_dbm", "sinr_db"]
+    assert link["rtt_p50_s"] == 0.04
+    assert link["signal_p50_dbm"] == -85.0
+    assert link["sinr_p50_db"] is None
+    assert link["mean_bps"] is None
+    assert link["digest"] is None
+    assert link["shaped_by"] == "rtt_s"
+    header, row = format_description(describe([path])).splitlines()
+    assert header.split() == ["name", "family", "s", "dt", "ms", "rtt", "ms", "p95", "ms", "signal", "dBm", "shape"]
+    assert row.split()[:6] == ["probe", "recorded", "3", "1000", "40", "85"]
+
+
+def test_statistics_of_a_recording_leave_out_what_is_unknown() -> None:
+    figures = statistics(MIXED)
+    assert figures["rtt_p50_s"] == 0.05
+    assert (figures["signal_p5_dbm"], figures["signal_p50_dbm"]) == (-89.5, -85.0)
+    assert figures["loss_mean"] == 0.1
+    assert figures["sinr_p95_db"] is None
+    described = describe_traces([trace_of([0.0, 4e6], altitude_m=np.array([10.0, 30.0]))])
+    [link] = json.loads(json.dumps(described))["links"]
+    assert link["altitude_p50_m"] == 20.0
+    assert link["zero_fraction"] == 0.5
+    assert "alt m" in format_description(described)
+
+
+def test_sparklines_of_other_columns() -> None:
+    assert sparkline(MIXED) == "▁▁▁█"  # round trip, from zero
+    signal = Recording("s", "test", 1.0, {"signal_dbm": np.array([-100.0, np.nan, -80.0, -90.0])})
+    assert sparkline(signal) == "▁ █▅"  # from the least; a space is unknown
+    assert sparkline(Recording("u", "test", 1.0, {"sinr_db": np.full(2, np.nan)})) == "  "
+    assert sparkline(Recording("c", "test", 1.0, {"sinr_db": np.full(2, 7.0)})) == "██"
+
+
+def test_a_plot_has_one_panel_per_column(tmp_path: Path) -> None:
+    traces = [trace_of([1.0, 2.0]), trace_of([1.0, 2.0], rtt_s=np.array([0.1, 0.2]), signal_dbm=np.array([-90.0, -80]))]
+    drawn = plot([*traces, MIXED], tmp_path / "links.svg").read_text()
+    assert drawn.lstrip().startswith("<?xml")
+    # capacity alone; capacity, the round trip, which varies, and signal, but no constant loss; the recording's four
+    assert len(re.findall(r'id="axes_\d+"', drawn)) == 1 + 3 + 4
+    assert plot([MIXED], tmp_path / "mixed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected \.svg"):
-        plot(traces, tmp_path / "links.exe")
+        plot([MIXED], tmp_path / "links.exe")
+    with pytest.raises(ConfigError, match="16 links with 64 panels to plot, expected 1 to 60"):
+        plot([MIXED] * 16, tmp_path / "links.png")
+    with pytest.raises(RunError, match="cannot be written"):
+        plot([MIXED], tmp_path / "none" / "links.png")
 
 
 @pytest.mark.parametrize("module", [clock_module, trace_module])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from pathlib import Path
-
 import numpy as np
 
-from adaptsplit.errors import LinkError
-from adaptsplit.links.readers import DEFAULT_RTT_S, LinkReader, fail, hold, link_readers, read_bytes
-from adaptsplit.links.trace import Array, LinkTrace
+from adaptsplit.links.columns import Parse, collect, csv_rows, increasing, number
+from adaptsplit.links.container import Table
+from adaptsplit.links.readers import LinkReader, first_line, link_readers
+from adaptsplit.links.recording import Recording
+from adaptsplit.links.sampling import spread
+from adaptsplit.links.trace import REPORTED, Array
 from adaptsplit.registry import did_you_mean
-
-MAX_ROWS = 2_000_000
 
 # column -> (quantity, factor to SI)
 COLUMNS = {
@@ -22,116 +18,97 @@ COLUMNS = {
     "time_ms": ("time", 1e-3),
     "timestamp_s": ("time", 1.0),
     "timestamp_ms": ("time", 1e-3),
-    "capacity_bps": ("capacity", 1.0),
-    "capacity_kbps": ("capacity", 1e3),
-    "capacity_mbps": ("capacity", 1e6),
-    "rtt_s": ("rtt", 1.0),
-    "rtt_ms": ("rtt", 1e-3),
+    "capacity_bps": ("capacity_bps", 1.0),
+    "capacity_kbps": ("capacity_bps", 1e3),
+    "capacity_mbps": ("capacity_bps", 1e6),
+    "rtt_s": ("rtt_s", 1.0),
+    "rtt_ms": ("rtt_s", 1e-3),
     "loss": ("loss", 1.0),
     "loss_percent": ("loss", 1e-2),
-    "signal_dbm": ("signal", 1.0),
+    "signal_dbm": ("signal_dbm", 1.0),
+    "rsrp_dbm": ("signal_dbm", 1.0),
+    "sinr_db": ("sinr_db", 1.0),
+    "altitude_m": ("altitude_m", 1.0),
 }
+UNKNOWN = ("", "-", "nan", "NaN")
 
 
-def read_csv(
-    path: Path, *, dt_s: float | None = None, rtt_s: float = DEFAULT_RTT_S, family: str | None = None
-) -> list[LinkTrace]:
-    """Read one trace from a CSV file with a header.
+def read_csv(table: Table, *, dt_s: float | None = None, family: str | None = None) -> list[Recording]:
+    """Read one recording from a CSV file with a header.
 
-    Columns: a time (``time_s``, ``time_ms``, ``timestamp_s`` or ``timestamp_ms``, strictly increasing), a capacity
-    (``capacity_bps``, ``capacity_kbps`` or ``capacity_mbps``), and if recorded ``rtt_s`` or ``rtt_ms``, ``loss``
-    (0 to 1) or ``loss_percent``, ``signal_dbm``. A column whose name begins with ``#`` is left out; any other name is
-    an error. A row holds until the next one, the last row for the median interval. Rows at a constant interval
-    become samples as they are; others are averaged over uniform samples of ``dt_s`` (by default a fifth of the median
-    interval, from 20 ms to 1 s, so that a jittery clock does not blur outages).
+    Columns: a time (``time_s``, ``time_ms``, ``timestamp_s`` or ``timestamp_ms``, strictly increasing) and any mix of
+    capacity (``capacity_bps``, ``capacity_kbps`` or ``capacity_mbps``), round trip (``rtt_s`` or ``rtt_ms``), loss
+    (``loss``, 0 to 1, or ``loss_percent``), received power (``signal_dbm`` or ``rsrp_dbm``), ``sinr_db`` and
+    ``altitude_m``. In the last three a field may be empty, ``-`` or ``nan``: unknown. A column whose name begins
+    with ``#`` is left out; any other name is an error. A row holds until the next one, the last row for the median
+    interval. Rows at a constant interval become samples as they are; others are averaged over uniform samples of
+    ``dt_s`` (by default a fifth of the median interval, from 20 ms to 1 s, so that a jittery clock does not blur
+    outages).
 
     Raises:
         LinkError: unknown or missing columns, text, gaps in the table, times that do not increase.
     """
-    table = _table(path)
-    time = table["time"]
+    rows = csv_rows(table)
+    line, header = next(rows, (1, []))
+    parsers = _parsers(table, line, [name.strip() for name in header])
+    columns, lines = collect(table, rows, parsers, len(header))
+    time = columns.pop("time")
+    increasing(table, lines, time)
+    sampled, dt = _uniform(table, time, columns, dt_s)
+    size = next(iter(sampled.values())).size
+    note = f"csv {table.name}: {time.size} rows as {size} samples of {dt:g} s"
+    return [Recording(table.name, family or "recorded", dt, sampled, (note,))]
+
+
+def _uniform(
+    table: Table, time: Array, columns: dict[str, Array], dt_s: float | None
+) -> tuple[dict[str, Array], float]:
+    """The columns on a uniform grid, and its sample length."""
     steps = np.diff(time)
     interval = float(np.median(steps)) if steps.size else 1.0
     uniform = bool(np.all(np.abs(steps - interval) <= 1e-6 * max(interval, 1e-3)))
     if uniform and (dt_s is None or abs(dt_s - interval) <= 1e-9):
-        sampled, dt = table, dt_s or round(interval, 9)
-    else:
-        dt = dt_s or min(max(interval / 5, 0.02), 1.0)
-        end = float(time[-1]) + interval
-        sampled = {key: hold(path, time, end, values, dt) for key, values in table.items()}
-    capacity = sampled["capacity"]
-    rtt = sampled.get("rtt", np.full(capacity.size, rtt_s))
-    loss = sampled.get("loss", np.zeros(capacity.size))
-    assumed = "" if "rtt" in table else f"; round trip taken as {rtt_s:g} s"
-    note = f"csv {path.name}: {time.size} rows as {capacity.size} samples of {dt:g} s{assumed}"
-    return [LinkTrace(path.stem, family or "recorded", dt, capacity, rtt, loss, sampled.get("signal"), (note,))]
+        return columns, dt_s or round(interval, 9)
+    dt = dt_s or min(max(interval / 5, 0.02), 1.0)
+    return spread(table.place, time, float(time[-1]) + interval, columns, dt), dt
 
 
-def _table(path: Path) -> dict[str, Array]:
-    """quantity -> (M,) values in SI units."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LinkError(f"{path}: not a CSV file in UTF-8 ({error}); save it as plain CSV") from error
-    places = _places(path, [name.strip() for name in rows[0]])
-    body = [(number, row) for number, row in enumerate(rows[1:], start=2) if row]
-    if not 1 <= len(body) <= MAX_ROWS:
-        raise LinkError(f"{path}: {len(body)} rows below the header, expected 1 to {MAX_ROWS}")
-    values = np.array([_numbers(path, number, row, len(rows[0]), places) for number, row in body])
-    table = {quantity: values[:, k] for k, quantity in enumerate(places)}
-    still = np.flatnonzero(np.diff(table["time"]) <= 0)
-    if still.size:
-        at = int(still[0]) + 1
-        fail(path, body[at][0], f"{table['time'][at]:g} s", "a time after that of the row before; sort the rows")
-    return table
-
-
-def _places(path: Path, header: list[str]) -> dict[str, tuple[int, float]]:
-    """quantity -> (column, factor to SI)."""
-    places: dict[str, tuple[int, float]] = {}
-    for column, name in enumerate(header):
+def _parsers(table: Table, line: int, header: list[str]) -> dict[str, tuple[int, Parse]]:
+    """quantity -> (index of its field, its parser)."""
+    parsers: dict[str, tuple[int, Parse]] = {}
+    for index, name in enumerate(header):
         if name.startswith("#"):
             continue
         if name not in COLUMNS:
-            known = ", ".join(COLUMNS)
-            fail(
-                path, 1, name, f"a known column{did_you_mean(name, COLUMNS)} Known: {known}; '#' before a name skips it"
-            )
+            hint = f"a known column{did_you_mean(name, COLUMNS)} Known: {', '.join(COLUMNS)}"
+            table.fail(line, name, f"{hint}; '#' before a name skips it")
         quantity, factor = COLUMNS[name]
-        if quantity in places:
-            fail(path, 1, name, f"one column of {quantity} only; put '#' before the name of the other")
-        places[quantity] = (column, factor)
-    for quantity in ("time", "capacity"):
-        if quantity not in places:
-            names = " or ".join(name for name, (kind, _) in COLUMNS.items() if kind == quantity)
-            fail(path, 1, ",".join(header), f"a column of {quantity}: {names}")
-    return places
+        if quantity in parsers:
+            table.fail(line, name, f"one column of {quantity} only; put '#' before the name of the other")
+        missing = UNKNOWN if quantity in REPORTED else ()
+        expected = "a finite number; mend the field or remove the row"
+        parsers[quantity] = (index, number(expected, -1e15, 1e15, factor=factor, missing=missing))
+    _check_complete(table, line, header, parsers)
+    return parsers
 
 
-def _numbers(path: Path, line: int, row: list[str], width: int, places: dict[str, tuple[int, float]]) -> list[float]:
-    if len(row) != width:
-        fail(path, line, ",".join(row), f"{width} fields, as in the header, and not {len(row)}")
-    return [_number(path, line, row[column]) * factor for column, factor in places.values()]
-
-
-def _number(path: Path, line: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) < 1e15:
-        fail(path, line, text, "a finite number; mend the field or remove the row")
-    return value
+def _check_complete(table: Table, line: int, header: list[str], parsers: dict[str, tuple[int, Parse]]) -> None:
+    times, others = (
+        " or ".join(name for name, (quantity, _) in COLUMNS.items() if (quantity == "time") is time)
+        for time in (True, False)
+    )
+    if "time" not in parsers:
+        table.fail(line, ",".join(header), f"a column of time: {times}")
+    if len(parsers) < 2:
+        table.fail(line, ",".join(header), f"a column beside the time: {others}")
 
 
 def _score(head: bytes) -> float:
-    first = head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8", "replace").lower()
-    names = [name.strip() for name in first.split(",")]
+    names = [name.strip() for name in first_line(head).decode("utf-8", "replace").split(",")]
     if len(names) < 2 or not any(any(letter.isalpha() for letter in name) for name in names):
         return 0.0
     return 0.8 if any(name in COLUMNS for name in names) else 0.3
 
 
-CSV = LinkReader("csv", "header with time_s and capacity_mbps, or the like", read_csv, _score)
+CSV = LinkReader("csv", "header with time_s and capacity_mbps, rtt_ms, rsrp_dbm or the like", read_csv, _score)
 link_readers.register(CSV.name)(CSV)

@@ -1,112 +1,197 @@
-"""Statistics and pictures of link traces, for people: ``adaptsplit links describe FILE...``."""
+"""Statistics and pictures of recordings and link traces, for people: ``adaptsplit links describe FILE...``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adaptsplit.errors import ConfigError, MissingExtraError, RunError
-from adaptsplit.links.readers import read_links
-from adaptsplit.links.trace import LinkTrace
+from adaptsplit.links.picture import plot as plot
+from adaptsplit.links.readers import read_recordings
+from adaptsplit.links.recording import Recording
+from adaptsplit.links.trace import BOUNDS, Array, LinkTrace, binned_mean, longest_run
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 32
-_HEADER = ("name", "family", "s", "mean", "p5", "p50", "p95", "zero %", "outage s", "rtt ms", "loss %", "capacity")
+BIN_S = 1.0
+_HEADER = (
+    *("name", "family", "s", "dt ms", "mean", "p5", "p50", "p95", "zero %", "outage s", "rtt ms", "p95 ms"),
+    *("loss %", "signal dBm", "sinr dB", "alt m", "filled %", "shape"),
+)
+_LEFT = {"name", "family", "shape"}
+_SHAPED_BY = ("capacity_bps", "rtt_s", "signal_dbm", "sinr_db", "altitude_m", "loss")
 
 
 def describe(paths: Sequence[Path | str], reader: str | None = None) -> dict[str, Any]:
-    """Return the statistics of every trace of the files, ready for JSON; LinkError as ``read_links`` raises it."""
-    traces = [(str(path), trace) for path in paths for trace in read_links(path, reader)]
-    return {"schema": "adaptsplit.links/1", "links": [{"file": file, **_row(trace)} for file, trace in traces]}
+    """Return the statistics of every recording of the files, ready for JSON.
+
+    Each entry of ``links`` has ``file``, ``name``, ``family``, ``dt_s``, ``samples``, ``duration_s``, ``columns``,
+    ``filled`` (samples that repeat an earlier one), ``provenance``, ``shaped_by`` and ``sparkline``, and what
+    ``statistics`` gives. ``digest`` is that of the link trace it makes with the default round trip, null where it
+    makes none. LinkError as ``read_recordings`` raises it.
+    """
+    recordings = [(str(path), recording) for path in paths for recording in read_recordings(path, reader)]
+    return {"schema": "adaptsplit.links/1", "links": [{"file": file, **_row(item)} for file, item in recordings]}
+
+
+def describe_traces(traces: Sequence[LinkTrace]) -> dict[str, Any]:
+    """Return the statistics of link traces that are built already, in the form of ``describe`` without files."""
+    return {"schema": "adaptsplit.links/1", "links": [_row(trace) for trace in traces]}
+
+
+def statistics(item: Recording | LinkTrace) -> dict[str, float | None]:
+    """Return figures of each column, in SI units; None where the column is absent or wholly unknown.
+
+    Capacity: mean over all samples, quantiles and zero share over bins of 1 s, the longest run of samples at zero (s).
+    Round trip and signal, SINR, altitude: quantiles over the known samples. Loss: mean.
+    """
+    columns = columns_of(item)
+    figures: dict[str, float | None] = dict.fromkeys(
+        ("mean_bps", "p5_bps", "p50_bps", "p95_bps", "zero_fraction", "longest_outage_s")
+    )
+    if "capacity_bps" in columns:
+        figures |= _capacity(columns["capacity_bps"], item.dt_s)
+    for column, name in (("rtt_s", "rtt_{}_s"), ("signal_dbm", "signal_{}_dbm"), ("sinr_db", "sinr_{}_db")):
+        figures |= _quantiles(columns.get(column), name)
+    figures |= _quantiles(columns.get("altitude_m"), "altitude_{}_m")
+    figures["loss_mean"] = float(columns["loss"].mean()) if "loss" in columns else None
+    return figures
+
+
+def _capacity(capacity: Array, dt_s: float) -> dict[str, float | None]:
+    _, binned = binned_mean(capacity, dt_s, BIN_S)
+    p5, p50, p95 = (float(x) for x in np.quantile(binned, (0.05, 0.5, 0.95)))
+    return {
+        "mean_bps": float(capacity.mean()),
+        "p5_bps": p5,
+        "p50_bps": p50,
+        "p95_bps": p95,
+        "zero_fraction": float((binned == 0).mean()),
+        "longest_outage_s": longest_run(capacity == 0) * dt_s,
+    }
+
+
+def _quantiles(values: Array | None, name: str) -> dict[str, float | None]:
+    known = None if values is None else values[~np.isnan(values)]
+    return {
+        name.format(f"p{percent}"): None if known is None or not known.size else float(np.percentile(known, percent))
+        for percent in (5, 50, 95)
+    }
+
+
+def columns_of(item: Recording | LinkTrace) -> Mapping[str, Array]:
+    """Return the columns that a recording or a trace has, in the order of ``BOUNDS``."""
+    if isinstance(item, Recording):
+        return item.columns
+    found = {name: getattr(item, name) for name in BOUNDS}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def rows(description: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return header and cells of a description as text; capacity in Mbit/s over 1 s bins."""
-    return [_HEADER, *(_cells(link) for link in description["links"])]
+    """Return header and cells of a description as text; capacity in Mbit/s over 1 s bins, medians of the others.
+
+    A column that no entry has is left out.
+    """
+    table = [_cells(link) for link in description["links"]]
+    used = [k for k, name in enumerate(_HEADER) if name in _LEFT or any(row[k] for row in table)]
+    return [tuple(row[k] for k in used) for row in (_HEADER, *table)]
 
 
 def format_description(description: dict[str, Any]) -> str:
-    """Return a description as a plain table; capacity in Mbit/s over 1 s bins."""
+    """Return a description as a plain table; see ``rows``."""
     table = rows(description)
-    widths = [max(len(row[k]) for row in table) for k in range(len(_HEADER))]
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    left = [name in _LEFT for name in table[0]]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if k in (0, 1, len(_HEADER) - 1) else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=True)
         ).rstrip()
         for row in table
     )
 
 
-def sparkline(trace: LinkTrace, width: int = SPARK_WIDTH) -> str:
-    """Return mean capacity over ``width`` equal parts as bars, the tallest at the greatest; a space is no capacity."""
-    width = min(width, len(trace))
-    edges = np.linspace(0, len(trace), width + 1).astype(int)
-    means = [float(trace.capacity_bps[a:b].mean()) for a, b in pairwise(edges)]
-    top = max(means)
-    return "".join(" " if mean == 0 else BARS[min(int(mean / top * len(BARS)), len(BARS) - 1)] for mean in means)
+def sparkline(item: Recording | LinkTrace, width: int = SPARK_WIDTH) -> str:
+    """Return a column's mean over ``width`` equal parts as bars.
 
-
-def plot(traces: Sequence[LinkTrace], path: Path | str) -> Path:
-    """Draw capacity over time, one panel per trace, as SVG or PNG; needs the extra ``report``.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ConfigError: no trace, more than 40, or another file ending.
-        RunError: the picture cannot be written.
+    The column is the capacity, or else the first there is of round trip, signal, SINR, altitude and loss. The tallest
+    bar is the greatest mean. Bars of capacity, round trip and loss begin at zero (a space), others at the least mean;
+    a part without any known sample is a space too.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ConfigError(f"{path}: ending {path.suffix!r}, expected .svg or .png")
-    if not 1 <= len(traces) <= 40:
-        raise ConfigError(f"{len(traces)} traces to plot, expected 1 to 40; choose some of them")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-    figure = Figure(figsize=(9, 0.6 + 1.3 * len(traces)), layout="constrained")
-    panels = figure.subplots(len(traces), 1, squeeze=False)[:, 0]
-    for axes, trace in zip(panels, traces, strict=True):
-        per_bin = min(max(1, round(0.2 / trace.dt_s)), len(trace))
-        mean = trace.capacity_bps[: len(trace) // per_bin * per_bin].reshape(-1, per_bin).mean(axis=1) / 1e6
-        axes.fill_between(np.arange(mean.size) * per_bin * trace.dt_s, mean, step="post", linewidth=0, alpha=0.75)
-        axes.set(ylabel="Mbit/s", xlim=(0, trace.duration_s), ylim=(0, None))
-        axes.set_title(f"{trace.name} ({trace.family})", loc="left", fontsize="small")
-    panels[-1].set_xlabel("time, s")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    return path
+    name = _shaped_by(item)
+    values = columns_of(item)[name]
+    edges = np.linspace(0, values.size, min(width, values.size) + 1).astype(int)
+    means = np.array([_known_mean(values[a:b]) for a, b in pairwise(edges)])
+    if np.isnan(means).all():
+        return " " * means.size
+    low = 0.0 if name in ("capacity_bps", "rtt_s", "loss") else float(np.nanmin(means))
+    span = float(np.nanmax(means)) - low
+    return "".join(_bar(mean, low, span, empty=low == 0.0) for mean in means.tolist())
 
 
-def _row(trace: LinkTrace) -> dict[str, Any]:
+def _bar(mean: float, low: float, span: float, *, empty: bool) -> str:
+    if np.isnan(mean) or (empty and mean == 0):
+        return " "
+    return BARS[min(int((mean - low) / span * len(BARS)), len(BARS) - 1)] if span > 0 else BARS[-1]
+
+
+def _known_mean(values: Array) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _shaped_by(item: Recording | LinkTrace) -> str:
+    columns = columns_of(item)
+    return next(name for name in _SHAPED_BY if name in columns)
+
+
+def _row(item: Recording | LinkTrace) -> dict[str, Any]:
     return {
-        "name": trace.name,
-        "family": trace.family,
-        "dt_s": trace.dt_s,
-        "samples": len(trace),
-        **trace.statistics().as_dict(),
-        "digest": trace.digest(),
-        "provenance": list(trace.provenance),
-        "sparkline": sparkline(trace),
+        "name": item.name,
+        "family": item.family,
+        "dt_s": item.dt_s,
+        "samples": len(item),
+        "duration_s": item.duration_s,
+        "columns": list(columns_of(item)),
+        **statistics(item),
+        "filled": item.filled if isinstance(item, Recording) else 0,
+        "digest": _digest(item),
+        "provenance": list(item.provenance),
+        "shaped_by": _shaped_by(item),
+        "sparkline": sparkline(item),
     }
 
 
+def _digest(item: Recording | LinkTrace) -> str | None:
+    if isinstance(item, LinkTrace):
+        return item.digest()
+    capacity = item.columns.get("capacity_bps")
+    return item.trace().digest() if capacity is not None and capacity.any() else None
+
+
 def _cells(link: dict[str, Any]) -> tuple[str, ...]:
-    capacities = [f"{link[key] / 1e6:.2f}" for key in ("mean_bps", "p5_bps", "p50_bps", "p95_bps")]
+    shape = link["sparkline"] if link["shaped_by"] == "capacity_bps" else f"{link['sparkline']} ({link['shaped_by']})"
     return (
         link["name"],
         link["family"],
         f"{link['duration_s']:.0f}",
-        *capacities,
-        f"{100 * link['zero_fraction']:.1f}",
-        f"{link['longest_outage_s']:.1f}",
-        f"{1000 * link['rtt_p50_s']:.0f}",
-        f"{100 * link['loss_mean']:.1f}",
-        link["sparkline"],
+        f"{1000 * link['dt_s']:.0f}",
+        *(_cell(link[key], 1e-6, 2) for key in ("mean_bps", "p5_bps", "p50_bps", "p95_bps")),
+        _cell(link["zero_fraction"], 100, 1),
+        _cell(link["longest_outage_s"], 1, 1),
+        _cell(link["rtt_p50_s"], 1000, 0),
+        _cell(link["rtt_p95_s"], 1000, 0),
+        _cell(link["loss_mean"], 100, 1),
+        _cell(link["signal_p50_dbm"], 1, 0),
+        _cell(link["sinr_p50_db"], 1, 0),
+        _cell(link["altitude_p50_m"], 1, 0),
+        f"{100 * link['filled'] / link['samples']:.1f}" if link["filled"] else "",
+        shape,
     )
+
+
+def _cell(value: float | None, factor: float, digits: int) -> str:
+    return "" if value is None else f"{factor * value:.{digits}f}"

@@ -43,3 +43,31 @@ def ar1(draws: Draws, count: int, correlation: float) -> Array:
     for k in range(1, count):
         values[k] += correlation * values[k - 1]
     return np.array(values)
+
+
+def ar1_between(draws: Draws, correlation: Array) -> Array:
+    """(len(correlation) + 1,) stationary, mean 0, variance 1; neighbours ``k`` and ``k + 1`` have ``correlation[k]``.
+
+    With ``correlation[k] = exp(-step_k / length)`` the autocorrelation is ``exp(-distance / length)`` for steps of any
+    size (a process of Ornstein and Uhlenbeck, sampled where the device is).
+    """
+    noise = draws.normal(correlation.size + 1)
+    noise[1:] *= np.sqrt(np.maximum(0.0, 1.0 - correlation**2))
+    values = noise.tolist()
+    for k, factor in enumerate(correlation.tolist()):
+        values[k + 1] += factor * values[k]
+    return np.array(values)
+
+
+def redrawn(draws: Draws, distance: Array, length: float) -> Array:
+    """(H,) uniform in (0, 1), held along the way and redrawn after exponential distances with mean ``length``.
+
+    ``distance`` is the way covered so far, not falling. The autocorrelation is ``exp(-distance / length)``.
+    """
+    span = float(distance[-1] - distance[0])
+    events = np.cumsum(-length * np.log(draws.uniform(256 + int(1.1 * span / length))))
+    while events[-1] < span:
+        events = np.append(events, events[-1] + np.cumsum(-length * np.log(draws.uniform(256))))
+    values = draws.uniform(events.size + 1)
+    held: Array = values[np.searchsorted(events, distance - distance[0], side="right")]
+    return held

@@ -16,12 +16,17 @@ Array = NDArray[np.float64]
 MAX_SAMPLES = 5_000_000
 MAX_CAPACITY_BPS = 1e12
 MAX_RTT_S = 600.0
-_BOUNDS = (
-    ("capacity_bps", 0.0, MAX_CAPACITY_BPS),
-    ("rtt_s", 0.0, MAX_RTT_S),
-    ("loss", 0.0, math.nextafter(1.0, 0.0)),
-    ("signal_dbm", -300.0, 100.0),
-)
+MAX_LOSS = math.nextafter(1.0, 0.0)
+# column -> (least, greatest); the limits catch wrong units and broken files, they are no physics.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "capacity_bps": (0.0, MAX_CAPACITY_BPS),
+    "rtt_s": (0.0, MAX_RTT_S),
+    "loss": (0.0, MAX_LOSS),
+    "signal_dbm": (-300.0, 100.0),
+    "sinr_db": (-100.0, 100.0),
+    "altitude_m": (-1000.0, 100_000.0),
+}
+REPORTED = ("signal_dbm", "sinr_db", "altitude_m")  # what a device may report beside the link itself, or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class LinkTrace:
         loss: (H,) fraction of packets lost, in [0, 1).
         signal_dbm: (H,) received signal power as the modem reports it, or None where it reports none.
         provenance: what made the trace, one line per step, oldest first.
+        sinr_db: (H,) dB, ratio of signal to interference and noise as the modem reports it, or None.
+        altitude_m: (H,) m, altitude of the device, above what the recording or the generator says, or None.
 
     The arrays are copied and made read-only. Two traces are compared by ``digest()``.
 
@@ -82,16 +89,18 @@ class LinkTrace:
     loss: Array
     signal_dbm: Array | None = None
     provenance: tuple[str, ...] = ()
+    sinr_db: Array | None = None
+    altitude_m: Array | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.family:
             raise LinkError(f"a link trace needs a name and a family, found {self.name!r} and {self.family!r}")
         if not (math.isfinite(self.dt_s) and 0 < self.dt_s <= 3600):
             raise LinkError(f"{self.name}: dt_s is {self.dt_s!r}, expected a sample length in (0, 3600] seconds")
-        for field, low, high in _BOUNDS:
+        for field, (low, high) in BOUNDS.items():
             values = getattr(self, field)
-            if values is not None or field != "signal_dbm":
-                object.__setattr__(self, field, _frozen(f"{self.name}: {field}", values, low, high))
+            if values is not None or field not in REPORTED:
+                object.__setattr__(self, field, frozen(f"{self.name}: {field}", values, low, high))
         self._check_lengths()
         if not self.capacity_bps.any():
             raise LinkError(
@@ -100,7 +109,7 @@ class LinkTrace:
             )
 
     def _check_lengths(self) -> None:
-        for field, _, _ in _BOUNDS:
+        for field in BOUNDS:
             values = getattr(self, field)
             if values is not None and values.size != len(self):
                 raise LinkError(
@@ -118,9 +127,7 @@ class LinkTrace:
 
     def statistics(self, bin_s: float = 1.0) -> LinkStatistics:
         """Summarise the trace; capacity is averaged over bins of ``bin_s`` (never finer than a sample) first."""
-        per_bin = min(max(1, round(bin_s / self.dt_s)), len(self))
-        whole = len(self) // per_bin * per_bin
-        binned = self.capacity_bps[:whole].reshape(-1, per_bin).mean(axis=1)
+        per_bin, binned = binned_mean(self.capacity_bps, self.dt_s, bin_s)
         p5, p50, p95 = (float(x) for x in np.quantile(binned, (0.05, 0.5, 0.95)))
         rtt50, rtt95 = (float(x) for x in np.quantile(self.rtt_s, (0.5, 0.95)))
         return LinkStatistics(
@@ -131,7 +138,7 @@ class LinkTrace:
             p50_bps=p50,
             p95_bps=p95,
             zero_fraction=float((binned == 0).mean()),
-            longest_outage_s=_longest_run(self.capacity_bps == 0) * self.dt_s,
+            longest_outage_s=longest_run(self.capacity_bps == 0) * self.dt_s,
             rtt_p50_s=rtt50,
             rtt_p95_s=rtt95,
             loss_mean=float(self.loss.mean()),
@@ -155,6 +162,8 @@ class LinkTrace:
             rtt_s=self.rtt_s[part],
             loss=self.loss[part],
             signal_dbm=None if self.signal_dbm is None else self.signal_dbm[part],
+            sinr_db=None if self.sinr_db is None else self.sinr_db[part],
+            altitude_m=None if self.altitude_m is None else self.altitude_m[part],
             provenance=(*self.provenance, f"slice {start_s:g} s to {end_s:g} s"),
         )
 
@@ -178,11 +187,24 @@ class LinkTrace:
         for array in (self.capacity_bps, self.rtt_s, self.loss):
             sha.update(array.astype("<f8").tobytes())
         sha.update(b"-" if self.signal_dbm is None else self.signal_dbm.astype("<f8").tobytes())
+        for tag, extra in ((b"sinr_db", self.sinr_db), (b"altitude_m", self.altitude_m)):
+            if extra is not None:  # nothing is added where it is absent: such traces keep the digest they always had
+                sha.update(tag + extra.astype("<f8").tobytes())
         return sha.hexdigest()
 
 
-def _frozen(what: str, values: ArrayLike, low: float, high: float) -> Array:
-    """A read-only copy of ``values``, checked: one dimension, every value from ``low`` to ``high``."""
+def binned_mean(values: Array, dt_s: float, bin_s: float) -> tuple[int, Array]:
+    """Return samples per bin of about ``bin_s`` (one at least, all at most), and the mean of every whole bin."""
+    per_bin = min(max(1, round(bin_s / dt_s)), values.size)
+    whole = values.size // per_bin * per_bin
+    return per_bin, values[:whole].reshape(-1, per_bin).mean(axis=1)
+
+
+def frozen(what: str, values: ArrayLike, low: float, high: float, *, unknown: bool = False) -> Array:
+    """Return a read-only copy of ``values``, checked: one dimension, every value from ``low`` to ``high``.
+
+    ``unknown`` allows NaN for samples of which nothing is known. LinkError says what is wrong and where.
+    """
     try:
         array = np.array(values, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
@@ -190,6 +212,8 @@ def _frozen(what: str, values: ArrayLike, low: float, high: float) -> Array:
     if array.ndim != 1 or not 1 <= array.size <= MAX_SAMPLES:
         raise LinkError(f"{what} has shape {array.shape}, expected (H,) with 1 <= H <= {MAX_SAMPLES}")
     bad = ~((array >= low) & (array <= high))  # true for NaN as well
+    if unknown:
+        bad &= ~np.isnan(array)
     if bad.any():
         at = int(np.argmax(bad))
         raise LinkError(f"{what}[{at}] is {array[at]:g}, expected {low:g} to {high:g}; mend or leave out that sample")
@@ -198,6 +222,7 @@ def _frozen(what: str, values: ArrayLike, low: float, high: float) -> Array:
     return array
 
 
-def _longest_run(flags: NDArray[np.bool_]) -> int:
+def longest_run(flags: NDArray[np.bool_]) -> int:
+    """Return the length of the longest run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
     return int((edges[1::2] - edges[::2]).max()) if edges.size else 0
