@@ -5,18 +5,17 @@
 1.72643
 """
 
+from adaptsplit.devices.airframe import AirframePreset, RotaryWing
+from adaptsplit.devices.base import Preset
+from adaptsplit.devices.compute import ComputePreset, ThermalPreset, kept_spread, scale_factor, scaling_note
 from adaptsplit.devices.presets import (
-    AirframePreset,
-    ComputePreset,
-    Preset,
     PresetFile,
-    RadioPreset,
     airframe_presets,
     compute_presets,
     load_presets,
     radio_presets,
-    scale_factor,
 )
+from adaptsplit.devices.radio import RadioPreset
 
 __all__ = [
     "AirframePreset",
@@ -24,9 +23,13 @@ __all__ = [
     "Preset",
     "PresetFile",
     "RadioPreset",
+    "RotaryWing",
+    "ThermalPreset",
     "airframe_presets",
     "compute_presets",
+    "kept_spread",
     "load_presets",
     "radio_presets",
     "scale_factor",
+    "scaling_note",
 ]
