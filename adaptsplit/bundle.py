@@ -96,9 +96,10 @@ class Manifest(Config):
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Modelled times of the device's stages, s, as quantiles at Q equidistant levels from 0 to 1.
+    """Modelled times of the device's stages, s, as quantiles at the Q levels (i + 1/2) / Q.
 
-    ``head_s`` (B, Q) head and exit, ``encode_s`` (B, R, Q), ``signal_s`` (Q,). The methods interpolate at level ``u``.
+    ``head_s`` (B, Q) head and exit, ``encode_s`` (B, R, Q), ``signal_s`` (Q,). The methods interpolate at level ``u``;
+    beyond the outer levels the outer quantile holds.
     """
 
     head_s: NDArray[np.float64]
@@ -160,7 +161,7 @@ class Bundle:
 
 
 def _at(levels: NDArray[np.float64], u: float) -> float:
-    return float(np.interp(u, np.linspace(0.0, 1.0, len(levels)), levels))
+    return float(np.interp(u, (np.arange(len(levels)) + 0.5) / len(levels), levels))
 
 
 def load_bundle(path: str | Path) -> Bundle:

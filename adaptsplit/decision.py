@@ -1,7 +1,11 @@
-"""What a controller decides: head branch, compression rate, exit threshold.
+"""What a controller decides: head branch, compression rate, exit rule.
 
 ``DecisionSpace`` is the one table of choices. Gymnasium spaces, the static grid, the bundle's manifest and the names on
-the command line (``static:stem/2/0.8``) are derived from it. Letters: B branches, R rates, T thresholds.
+the command line (``static:stem/2/0.8``) are derived from it. Letters: B branches, R rates, T exit rules.
+
+Two parts are optional. A *skip* branch answers a frame with the answer held from an earlier one (frame skipping with
+stale reuse). *Patience* is a deadline of the frame's own: an exit rule is a threshold and the share of the scenario's
+deadline after which the exit answers for a remote result that has not come (``stem/2/0.8@0.5``; 1 when not named).
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from numpy.typing import NDArray
 from adaptsplit.errors import ConfigError, UnknownNameError
 from adaptsplit.registry import did_you_mean
 
-BranchKind = Literal["split", "offload", "local"]
-KINDS: tuple[BranchKind, ...] = ("split", "offload", "local")
+BranchKind = Literal["split", "offload", "local", "skip"]
+KINDS: tuple[BranchKind, ...] = ("split", "offload", "local", "skip")
+SKIP = "skip"  # the name of the skip branch that a scenario adds
 
 ALWAYS_EXIT = 0.0
 NEVER_EXIT = 1.01
@@ -31,7 +36,7 @@ class BranchSpec:
 
     ``codecs`` names the codec of each rate, strongest compression first. ``exit`` names the split branch whose head and
     exit run on the device when this branch has none of its own (``offload``). A ``local`` branch runs the full model on
-    the device: it has no codec, no exit, and exactly one decision.
+    the device, a ``skip`` branch nothing at all: these two answer alone, have no codec, no exit, and one decision.
     """
 
     name: str
@@ -42,15 +47,20 @@ class BranchSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"branch {self.name!r}: kind {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if (self.kind == "local") != (len(self.codecs) == 0):
-            raise ConfigError(f"branch {self.name!r}: a local branch has no codecs, every other has at least one")
+        if self.answers_alone != (len(self.codecs) == 0):
+            raise ConfigError(f"branch {self.name!r}: a local or skip branch has no codecs, every other at least one")
         if (self.kind == "offload") != (self.exit is not None):
             raise ConfigError(f"branch {self.name!r}: an offload branch names its fallback exit, no other does")
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether the frame's answer never depends on exit or link (``local``, ``skip``)."""
+        return self.kind in ("local", "skip")
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One choice: indices into the space's branches, rates and thresholds."""
+    """One choice: indices into the space's branches, rates and exit rules."""
 
     branch: int
     rate: int
@@ -59,26 +69,37 @@ class Decision:
 
 @dataclass(frozen=True)
 class DecisionSpace:
-    """Branches x rates x thresholds, and the flat table of the choices that differ.
+    """Branches x rates x exit rules, and the flat table of the choices that differ.
 
-    A threshold of 0 always exits, so the rate is irrelevant and only rate 0 is listed; a local branch has one entry.
+    ``thresholds`` and ``patience`` (default: 1 everywhere) are the two numbers of each exit rule; ``exit_rules`` builds
+    them as a grid. A threshold of 0 always exits, so the rate is irrelevant and only rate 0 is listed; a branch that
+    answers alone has one entry.
     """
 
     branches: tuple[BranchSpec, ...]
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
+    patience: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"branches {names}: at least one, each name once")
-        if list(self.thresholds) != sorted(set(self.thresholds)) or not self.thresholds or self.thresholds[0] < 0:
-            raise ConfigError(f"thresholds {self.thresholds}: expected ascending values >= 0")
+        if not self.patience:
+            object.__setattr__(self, "patience", (1.0,) * len(self.thresholds))
+        self._check_rules()
         split = {branch.name for branch in self.branches if branch.kind == "split"}
         for branch in self.branches:
             if branch.exit is not None and branch.exit not in split:
                 raise ConfigError(
                     f"branch {branch.name!r}: exit {branch.exit!r} is not one of the split branches {sorted(split)}"
                 )
+
+    def _check_rules(self) -> None:
+        if len(self.patience) != len(self.thresholds) or not all(0 < share <= 1 for share in self.patience):
+            raise ConfigError(f"patience {self.patience}: expected a share in (0, 1] for each threshold")
+        rules = list(zip(self.thresholds, self.patience, strict=True))
+        if rules != sorted(set(rules)) or not rules or rules[0][0] < 0:
+            raise ConfigError(f"thresholds {self.thresholds}: expected ascending values >= 0")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,26 +120,39 @@ class DecisionSpace:
     @cached_property
     def table(self) -> NDArray[np.int64]:
         """(M, 3) every decision that differs from the others, in lexicographic order."""
-        b, r, t = np.meshgrid(*(np.arange(size) for size in self.shape), indexing="ij")
-        every = np.stack([b.ravel(), r.ravel(), t.ravel()], axis=1)
-        return every[np.all(self.canonical(every) == every, axis=1)]
+        every = np.stack([axis.ravel() for axis in np.indices(self.shape)], axis=1)
+        return every[np.all(self.grid == every, axis=1)]
+
+    @cached_property
+    def grid(self) -> NDArray[np.int64]:
+        """(B * R * T, 3) the canonical decision of each point of the full grid, in lexicographic order."""
+        return self.canonical(np.stack([axis.ravel() for axis in np.indices(self.shape)], axis=1))
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """(M,) the place of each decision of the table in the grid."""
+        return np.asarray(np.ravel_multi_index(tuple(self.table.T), self.shape), dtype=np.int64)
 
     def canonical(self, decisions: NDArray[Any]) -> NDArray[np.int64]:
         """Map any (n, 3) indices inside ``shape`` to the decision of the table that does the same.
 
-        A rate beyond the branch's own is its last; an always-exit threshold makes the rate irrelevant (0); a local
-        branch is (b, 0, 0). IndexError outside ``shape``.
+        A rate beyond the branch's own is its last; an always-exit threshold makes rate and patience irrelevant (0); a
+        branch that answers alone is (b, 0, 0). IndexError outside ``shape``.
         """
         out = np.array(decisions, dtype=np.int64, copy=True)
         if out.size and (out.min() < 0 or np.any(out.max(axis=0) >= np.array(self.shape))):
             raise IndexError(f"decision outside {self.shape}: {out.max(axis=0)}")
         branch = out[:, 0]
         out[:, 1] = np.minimum(out[:, 1], self.rates_per_branch[branch] - 1)
-        local = np.array([spec.kind == "local" for spec in self.branches])[branch]
-        out[local, 1:] = 0
+        out[self.answers_alone[branch], 1:] = 0
         exits = np.array(self.thresholds)[out[:, 2]] <= ALWAYS_EXIT
-        out[exits, 1] = 0
+        out[exits, 1:] = 0
         return out
+
+    @cached_property
+    def answers_alone(self) -> NDArray[np.bool_]:
+        """(B,) whether the branch answers without exit rule or link."""
+        return np.array([branch.answers_alone for branch in self.branches], dtype=np.bool_)
 
     def masks(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return (valid (B, R, T) of the full grid, its ravelled view) for masked agents."""
@@ -127,9 +161,15 @@ class DecisionSpace:
         return valid, valid.ravel()
 
     def name(self, decision: Sequence[int] | NDArray[Any]) -> str:
-        """``"stem/2/0.8"``: branch name / rate index / threshold value."""
+        """``"stem/2/0.8"``: branch name / rate index / exit rule."""
         b, r, t = (int(i) for i in decision)
-        return f"{self.branches[b].name}/{r}/{self.thresholds[t]:g}"
+        return f"{self.branches[b].name}/{r}/{self.rule_names[t]}"
+
+    @cached_property
+    def rule_names(self) -> tuple[str, ...]:
+        """Name of each exit rule: its threshold, with ``@`` and its patience where that is below 1."""
+        rules = zip(self.thresholds, self.patience, strict=True)
+        return tuple(f"{value:g}" if share == 1 else f"{value:g}@{share:g}" for value, share in rules)
 
     def parse(self, name: str) -> Decision:
         """Inverse of ``name``; UnknownNameError says which part is wrong and what is known."""
@@ -147,16 +187,15 @@ class DecisionSpace:
         rates = [str(i) for i in range(int(self.rates_per_branch[b]))]
         if parts[1] not in rates:
             raise UnknownNameError(f"decision {name!r}: branch {parts[0]!r} has rates {', '.join(rates)}")
-        texts = [f"{value:g}" for value in self.thresholds]
-        if parts[2] not in texts:
-            raise UnknownNameError(f"decision {name!r}: thresholds are {', '.join(texts)}")
-        chosen = self.canonical(np.array([[b, int(parts[1]), texts.index(parts[2])]]))[0]
+        if parts[2] not in self.rule_names:
+            raise UnknownNameError(f"decision {name!r}: thresholds are {', '.join(self.rule_names)}")
+        chosen = self.canonical(np.array([[b, int(parts[1]), self.rule_names.index(parts[2])]]))[0]
         return Decision(*(int(i) for i in chosen))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description; ``from_dict`` is its inverse."""
         branches = [{"name": b.name, "kind": b.kind, "codecs": list(b.codecs), "exit": b.exit} for b in self.branches]
-        return {"branches": branches, "thresholds": list(self.thresholds)}
+        return {"branches": branches, "thresholds": list(self.thresholds), "patience": list(self.patience)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> DecisionSpace:
@@ -166,6 +205,14 @@ class DecisionSpace:
                 BranchSpec(str(b["name"]), b["kind"], tuple(str(c) for c in b["codecs"]), b["exit"])
                 for b in value["branches"]
             )
-            return cls(branches, tuple(float(t) for t in value["thresholds"]))
+            rules = (tuple(float(number) for number in value[key]) for key in ("thresholds", "patience"))
+            return cls(branches, *rules)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"decision space: not of the expected form ({error!r})") from error
+
+
+def exit_rules(thresholds: Sequence[float], patience: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return every pair of a threshold and a patience as two tuples, ascending; what always exits never waits."""
+    pairs = {(value, share if value > ALWAYS_EXIT else 1.0) for value in thresholds for share in patience}
+    ordered = sorted(pairs)
+    return tuple(value for value, _ in ordered), tuple(share for _, share in ordered)

@@ -48,7 +48,9 @@ BATTERY = 21  # fraction; NaN when unknown
 LOAD = 22  # of the device, 0..1; NaN when unknown
 TEMPERATURE = 23  # degrees Celsius; NaN when unknown
 SIGNAL = 24  # dBm; NaN when unknown
-TRACKER_SIZE = 25
+HELD_AT = 25  # when the frame whose answer is held was taken; -inf before the first answer
+HELD_CONFIDENCE = 26  # of that answer
+TRACKER_SIZE = 27
 
 OVERHEAD_BYTES = 96  # wire bytes of one data message beside its payload: frame header, MQTT header and topic
 HEARTBEAT_BYTES = 96
@@ -80,6 +82,7 @@ def start(x: Tracker, prior_bps: float, prior_rtt_s: float, prior_server_s: floa
     x[LOAD] = math.nan
     x[TEMPERATURE] = math.nan
     x[SIGNAL] = math.nan
+    x[HELD_AT] = -math.inf
 
 
 def on_sent(x: Tracker, now: float, wire_bytes: float) -> None:
@@ -123,6 +126,15 @@ def on_result(x: Tracker, now: float, agreement: float, server_s: float, queue_s
     x[SERVER_S] = server_s
     x[SERVER_QUEUE_S] = queue_s
     x[HEARD_AT] = now
+
+
+def on_answer(x: Tracker, taken_at: float, confidence: float) -> bool:
+    """An answer for the frame taken at ``taken_at`` is there; return whether it is held from now on (none is newer)."""
+    if taken_at < x[HELD_AT]:
+        return False
+    x[HELD_AT] = taken_at
+    x[HELD_CONFIDENCE] = confidence
+    return True
 
 
 def on_exit(x: Tracker, confidence: float) -> None:

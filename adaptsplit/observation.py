@@ -62,6 +62,8 @@ FIELDS: tuple[Field, ...] = (
     Field("agreement", "", 0, 1, "linear", "content", "forgetting mean of exit-tail agreement in results that came"),
     Field("sharpness", "", 0, 1, "linear", "content", "sharpness of the frame at hand"),
     Field("difference", "", 0, 1, "linear", "content", "difference of the frame at hand to the last one"),
+    Field("held_age", "s", 0, 2, "linear", "content", "age of the frame whose answer is held (2 when none is)"),
+    Field("held_confidence", "", 0, 1, "linear", "content", "confidence of the answer that is held"),
     Field("last_branch", "", 0, 1, "linear", "history", "index of the last branch / (B - 1)"),
     Field("last_rate", "", 0, 1, "linear", "history", "index of the last rate / (R - 1)"),
     Field("last_threshold", "", 0, 1, "linear", "history", "last exit threshold, at most 1"),
@@ -143,12 +145,14 @@ def observe(
     raw[24] = x[est.AGREEMENT]
     raw[25] = sharpness
     raw[26] = difference
-    raw[27] = x[est.LAST_BRANCH]
-    raw[28] = x[est.LAST_RATE]
-    raw[29] = x[est.LAST_THRESHOLD]
-    raw[30] = x[est.LAST_SENT]
-    raw[31] = x[est.MISS_RATE]
-    raw[32] = x[est.FALLBACK_RATE]
+    raw[27] = now - x[est.HELD_AT]
+    raw[28] = x[est.HELD_CONFIDENCE]
+    raw[29] = x[est.LAST_BRANCH]
+    raw[30] = x[est.LAST_RATE]
+    raw[31] = x[est.LAST_THRESHOLD]
+    raw[32] = x[est.LAST_SENT]
+    raw[33] = x[est.MISS_RATE]
+    raw[34] = x[est.FALLBACK_RATE]
 
 
 def _known(value: float, raw: NDArray[Any], i: int) -> None:

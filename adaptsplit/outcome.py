@@ -23,6 +23,7 @@ class Path(IntEnum):
     REMOTE = 3  # the edge's result arrived by the deadline
     FALLBACK_LATE = 4  # sent, but the result was late: the exit answered at the deadline
     FALLBACK_PASSED = 5  # passed over by the sender: the exit answered at once
+    STALE = 6  # skipped: the answer held from an earlier frame was used again
 
 
 OUTCOME = np.dtype(
@@ -34,6 +35,7 @@ OUTCOME = np.dtype(
         ("branch", "i2"),  # -1 for a dropped frame
         ("rate", "i2"),
         ("threshold", "f4"),
+        ("patience", "f4"),  # share of the deadline after which the exit answers; NaN for a dropped frame
         ("path", "u1"),
         ("quality", "f4"),  # fraction of cells right; 0 for a miss; NaN live without labels
         ("confidence", "f4"),  # calibrated confidence of the answer that counted; 0 for a miss
@@ -56,7 +58,7 @@ def empty(count: int) -> Outcomes:
     """Return ``count`` records of dropped frames (path MISS, nothing sent)."""
     records = np.zeros(count, dtype=OUTCOME)
     records["branch"] = records["rate"] = -1
-    for field in ("decided_s", "threshold", "agreement", "answer_latency_s", "remote_latency_s"):
+    for field in ("decided_s", "threshold", "patience", "agreement", "answer_latency_s", "remote_latency_s"):
         records[field] = np.nan
     return records
 

@@ -17,12 +17,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from adaptsplit.config import Config, parse, read_yaml
-from adaptsplit.decision import DEFAULT_THRESHOLDS, BranchSpec, DecisionSpace
+from adaptsplit.decision import DEFAULT_THRESHOLDS, BranchSpec, DecisionSpace, exit_rules
 from adaptsplit.devices import ComputePreset, RadioPreset, compute_presets, radio_presets, scale_factor
+from adaptsplit.devices.compute import ThermalPreset
+from adaptsplit.devices.load import LoadSpec
+from adaptsplit.devices.server import ServerSpec
 from adaptsplit.errors import ConfigError, UnknownNameError
 from adaptsplit.links import LinkSpec, LinkTrace, build_links
 from adaptsplit.objective import Objective
 from adaptsplit.profiles import Profile, ProfileSummary
+from adaptsplit.profiles.published import PREFIX, no_network, published_profile
 from adaptsplit.registry import did_you_mean
 
 DATA_VARIABLE = "ADAPTSPLIT_DATA"
@@ -39,13 +43,21 @@ class Priors(Config):
 
 
 class DeviceSpec(Config):
-    """The device on board: named presets, flight power and battery."""
+    """The device on board: named presets, flight power and battery.
+
+    ``load`` is other work on the board, as a process; ``thermal`` follows its temperature, and throttles (the preset
+    must have a thermal block; ``ambient_c`` replaces its ambient); ``dvfs`` lets the governor move the clock.
+    """
 
     compute: str
     radio: str
     flight_w: float = Field(0.0, ge=0)
     battery_wh: float = Field(gt=0)
     decision_s: float = Field(0.0002, ge=0)
+    load: LoadSpec | None = None
+    thermal: bool = False
+    ambient_c: float | None = Field(None, ge=-40, le=60)
+    dvfs: bool = False
 
 
 class LinkSplits(Config):
@@ -70,8 +82,11 @@ class ScenarioFile(Config):
     sender: Sender = "latest"
     label_free: bool = False
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
+    patience: tuple[float, ...] = (1.0,)
+    skip: bool = False
     branches: tuple[str, ...] | None = None
     device: DeviceSpec
+    server: ServerSpec | None = None
     priors: Priors
     objective: Objective
     links: LinkSplits
@@ -97,6 +112,11 @@ class Scenario:
         self._profiles: dict[str, Profile] = {}
         self._links: dict[str, list[LinkTrace]] = {}
 
+    @property
+    def published(self) -> bool:
+        """Whether the profile is a published table (``profile: published:NAME``), whose outcomes are modelled."""
+        return self.file.profile.startswith(PREFIX)
+
     @cached_property
     def profile_path(self) -> Path:
         """The profile's folder: a name shipped with the package, or a path beside the file, the data or the caller."""
@@ -115,7 +135,12 @@ class Scenario:
 
     @property
     def model_path(self) -> Path:
-        """The model folder that the profile was measured with: inside the profile's folder, the same, or beside it."""
+        """The model folder that the profile was measured with: inside the profile's folder, the same, or beside it.
+
+        ConfigError when there is none; a published table has no network at all.
+        """
+        if self.published:
+            raise no_network(self.file.profile)
         for place in (self.profile_path / "model", self.profile_path, self.profile_path.parent / "model"):
             if (place / "model.json").is_file():
                 return place
@@ -126,15 +151,18 @@ class Scenario:
     def profile(self, split: str) -> Profile:
         """Return the measured table of one split, restricted to the scenario's branches."""
         if split not in self._profiles:
-            loaded = Profile.load(self.profile_path, check_split(split))
-            self._profiles[split] = loaded if self.file.branches is None else loaded.select(self.file.branches)
+            name = self.file.profile
+            check_split(split)
+            loaded = published_profile(name, split) if self.published else Profile.load(self.profile_path, split)
+            chosen = loaded if self.file.branches is None else loaded.select(self.file.branches)
+            self._profiles[split] = chosen.with_skip() if self.file.skip else chosen
         return self._profiles[split]
 
     @cached_property
     def space(self) -> DecisionSpace:
-        """The decision space: the profile's branches and the scenario's thresholds."""
+        """The decision space: the profile's branches (and ``skip``), every threshold with every patience."""
         branches: tuple[BranchSpec, ...] = self.profile("train").branches
-        return DecisionSpace(branches, self.file.thresholds)
+        return DecisionSpace(branches, *exit_rules(self.file.thresholds, self.file.patience))
 
     @lru_cache(maxsize=1)  # noqa: B019  (a scenario lives as long as the process that asks it)
     def summary(self) -> ProfileSummary:
@@ -155,6 +183,15 @@ class Scenario:
     def compute_w(self) -> float:
         """Power of the board above idle while it computes (W)."""
         return self.compute.active_w - self.compute.idle_w
+
+    @cached_property
+    def thermal(self) -> ThermalPreset | None:
+        """Thermal constants of the board, when the scenario follows its temperature."""
+        if self.file.device.thermal and self.compute.thermal is None:
+            raise ConfigError(
+                f"scenario {self.name!r}: board {self.compute.name!r} has no thermal block; leave out thermal: true"
+            )
+        return self.compute.thermal if self.file.device.thermal else None
 
     @property
     def base_w(self) -> float:

@@ -75,6 +75,7 @@ def _outcomes(decision: NDArray[Any], space: DecisionSpace, frame: int) -> outco
     records["env"], records["frame"] = np.arange(len(decision)), frame
     records["branch"], records["rate"] = decision[:, 0], decision[:, 1]
     records["threshold"] = np.array(space.thresholds)[decision[:, 2]]
+    records["patience"] = np.array(space.patience)[decision[:, 2]]
     records["path"], records["quality"], records["confidence"] = outcome.Path.REMOTE, 0.9, 0.9
     records["answer_latency_s"] = records["remote_latency_s"] = 0.1
     records["known_s"] = 0.1 + 0.2 * frame

@@ -31,6 +31,7 @@ class RewardWeights(Config):
     bytes_per_kib: float = Field(default=0.0, ge=0)
     switch: float = Field(default=0.0, ge=0)
     miss: float = Field(default=0.0, ge=0)
+    latency_per_s: float = Field(default=0.0, ge=0)
 
 
 class ControllerContext(Config):

@@ -20,11 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.decision import NEVER_EXIT, DecisionSpace
+from adaptsplit.devices.processes import active_power_factor
 from adaptsplit.envs.core import reset_row
 from adaptsplit.envs.layout import STATE_SIZE
 from adaptsplit.envs.link import bits_until
 from adaptsplit.envs.packed import pack
-from adaptsplit.envs.plan import PAST_S, SPAN, beam, foresee, recede, relaxed_bound, replay
+from adaptsplit.envs.plan import (
+    PAST_S,
+    SPAN,
+    Moments,
+    beam,
+    foresee,
+    recede,
+    recent_background,
+    relaxed_bound,
+    replay,
+)
 from adaptsplit.envs.world import World
 from adaptsplit.errors import UnknownNameError
 from adaptsplit.outcome import OUTCOME, Outcomes
@@ -44,6 +55,7 @@ RECEDING_BEAM = 6
 RECEDING_HORIZON_S = 1.0
 HOLD_FRAMES = 3
 MOMENT_S = 0.25
+NO_MOMENTS = Moments(np.zeros((0, 3)), np.zeros((0, 2)), np.zeros((0, 2)))
 
 
 def oracle_names() -> list[str]:
@@ -52,7 +64,7 @@ def oracle_names() -> list[str]:
 
 
 def candidates_of(space: DecisionSpace, table: Array | None = None) -> Array:
-    """Return candidates (C, 3) floats (branch, rate, threshold value).
+    """Return candidates (C, 4) floats (branch, rate, threshold value, patience).
 
     Over the whole space an oracle needs no thresholds between always and never: it knows the confidence. ``table``
     (M, 3) indices restricts it (a knob frozen), then each row is a candidate as it is.
@@ -60,17 +72,20 @@ def candidates_of(space: DecisionSpace, table: Array | None = None) -> Array:
     rows = space.table if table is None else table
     values = np.array(space.thresholds)[rows[:, 2]]
     if table is None:
-        local = np.array([branch.kind == "local" for branch in space.branches])[rows[:, 0]]
-        rows = rows[(values <= 0.0) | (values > 1.0) | local]
+        rows = rows[(values <= 0.0) | (values > 1.0) | space.answers_alone[rows[:, 0]]]
         values = np.array(space.thresholds)[rows[:, 2]]
-    return np.column_stack([rows[:, :2], np.minimum(values, NEVER_EXIT)]).astype(np.float64)
+    patience = np.array(space.patience)[rows[:, 2]]
+    return np.column_stack([rows[:, :2], np.minimum(values, NEVER_EXIT), patience]).astype(np.float64)
 
 
 def expected_world(world: World, train: World) -> World:
     """Return ``world`` with each quality replaced by what is expected given confidences and content signals."""
     exits = _regress(train, world, train.outcomes.exit_quality)
     tails = _regress(train, world, train.outcomes.tail_quality)
-    return world._replace(outcomes=world.outcomes._replace(exit_quality=exits, tail_quality=tails))
+    return world._replace(
+        outcomes=world.outcomes._replace(exit_quality=exits, tail_quality=tails),
+        answers=world.answers._replace(labelled=False),
+    )
 
 
 def similar_moments(train: World) -> Array:
@@ -81,7 +96,25 @@ def similar_moments(train: World) -> Array:
         for time in np.arange(PAST_S, max(duration, 2 * PAST_S), MOMENT_S):
             bits = bits_until(packed, link, time) - bits_until(packed, link, time - PAST_S)
             rows.append((bits / PAST_S, link, time))
-    moments = np.array(rows, dtype=np.float64)
+    return _ascending(np.array(rows, dtype=np.float64))
+
+
+def similar_server(train: World) -> Array:
+    """Return (M, 2) moments (recent background work, time) of the policy-train server, ascending."""
+    if len(train.server.work_s) == 0:
+        return np.zeros((0, 2))
+    packed, duration = pack(train), (len(train.server.work_s) - 1) * train.server.dt_s
+    times = np.arange(PAST_S, duration, MOMENT_S)
+    return _ascending(np.column_stack([[recent_background(packed, time) for time in times], times]))
+
+
+def similar_load(train: World) -> Array:
+    """Return (M, 2) moments (load, time) of the policy-train board, ascending in load."""
+    load = train.device.load
+    return _ascending(np.column_stack([load, np.arange(len(load)) * train.device.load_dt_s]))
+
+
+def _ascending(moments: Array) -> Array:
     return np.ascontiguousarray(moments[np.argsort(moments[:, 0], kind="stable")])
 
 
@@ -123,9 +156,11 @@ def plan(
     if name not in LOOKAHEAD_S:
         raise UnknownNameError(f"oracle {name!r}{did_you_mean(name, LOOKAHEAD_S)} Known: {', '.join(LOOKAHEAD_S)}.")
     imagined = world if name == "oracle-clairvoyant" else expected_world(world, train)
-    lookahead, moments = LOOKAHEAD_S[name], np.zeros((0, 3))
+    lookahead, moments = LOOKAHEAD_S[name], NO_MOMENTS
     if lookahead == 0.0:
-        imagined, moments = imagined._replace(links=train.links), similar_moments(train)
+        board = imagined.device._replace(load=train.device.load)
+        imagined = imagined._replace(links=train.links, server=train.server, device=board)
+        moments = Moments(similar_moments(train), similar_server(train), similar_load(train))
     searcher = _Searcher(world, imagined, candidates_of(space, table), lookahead, width, moments)
     outcomes = np.zeros((len(seeds), world.constants.frames), dtype=OUTCOME)
     for i, seed in enumerate(seeds):
@@ -138,11 +173,16 @@ def plan(
 
 def bound(world: World, space: DecisionSpace, seeds: Array) -> Array:
     """Return the relaxed upper bound (E,) of the mean reward per frame of each episode."""
-    rtt = float(world.links.rtt.min())
+    links = world.links
+    samples = [links.table[a : a + count, 2].min() for a, count in zip(links.first, links.samples, strict=True)]
+    rtt = float(min(samples))
     state = np.zeros(STATE_SIZE)
     candidates = candidates_of(space)
     packed = pack(world)
-    values = [relaxed_bound(packed, state, seed, candidates, rtt) for seed in seeds]
+    heat = world.device.thermal
+    slowest = min(heat.minimum_clock, heat.hard_speed) if world.device.has_thermal else 1.0
+    least_w = world.constants.compute_w * active_power_factor(slowest) / slowest
+    values = [relaxed_bound(packed, state, seed, candidates, rtt, least_w) for seed in seeds]
     return np.array(values) / world.constants.frames
 
 
@@ -156,7 +196,7 @@ class _Searcher:
         candidates: Array,
         lookahead: float,
         width: int | None,
-        moments: Array,
+        moments: Moments,
     ) -> None:
         self.world, self.imagined = pack(world), pack(imagined)
         self.candidates, self.lookahead, self.frames = candidates, lookahead, world.constants.frames
@@ -235,5 +275,5 @@ class _Searcher:
 
 
 def _plan_of(outcomes: Outcomes) -> Array:
-    taken = np.column_stack([outcomes["branch"], outcomes["rate"], outcomes["threshold"]]).astype(np.float64)
+    taken = np.column_stack([outcomes[name] for name in ("branch", "rate", "threshold", "patience")]).astype(np.float64)
     return np.where(outcomes["branch"][:, None] >= 0, taken, -1.0)

@@ -1,6 +1,6 @@
 """What each decision is expected to bring now: quality, energy and bytes from the profile's means and the observation.
 
-The model behind the predicting rules. Letters: n rows, M decisions of the table, P (branch, rate) pairs.
+The model behind the predicting rules. Letters: n rows, M decisions of the table, P distinct (branch, rate, patience).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LINK_FIELDS = (
     "last_branch",
     "heard_age",
     "overdue",
+    "held_age",
+    "held_confidence",
 )
 LOGISTIC_SLOPE = 1.702  # a logistic curve of this slope is within 0.01 of the normal distribution
 MEMORY_S = 2.0  # the estimate of ln(goodput) loses its worth at this rate, s
@@ -72,8 +74,10 @@ class DecisionModel:
     ) -> None:
         self.space, self.context, self.sigma = space, context, sigma
         table = space.table
-        pairs, self._pair = np.unique(table[:, :2], axis=0, return_inverse=True)
-        self.pairs, self._pair = pairs, self._pair.ravel()
+        self.patience: Floats = np.array(space.patience)[table[:, 2]]
+        pairs, self._pair = np.unique(np.column_stack([table[:, :2], self.patience]), axis=0, return_inverse=True)
+        self.pairs, self._pair = pairs[:, :2].astype(np.int64), self._pair.ravel()
+        self._waits: Floats = pairs[:, 2] * context.deadline_s
         self._branch = table[:, 0]
         self._read = FieldReader(LINK_FIELDS)
         self._set_times(summary)
@@ -84,7 +88,8 @@ class DecisionModel:
         b, r = self.pairs.T
         head_of = self.space.exit_branches[b]
         scale, codecs = self.context.stage_scale, self.context.codec_scale
-        ends_here = np.array([branch.kind == "local" for branch in self.space.branches])[b]
+        ends_here = self.space.answers_alone[b]
+        self._retention = summary.retention
         self.signal = self.context.decision_s + codecs * summary.signal_s
         self.head = scale * np.asarray(summary.head_s)[head_of]
         self.encode = np.where(ends_here, 0.0, codecs * np.asarray(summary.encode_s)[b, r])
@@ -96,7 +101,7 @@ class DecisionModel:
         e = self.space.exit_branches[b]
         value = np.array(self.space.thresholds)[t]
         level = np.minimum(np.searchsorted(summary.levels, value - 1e-9), len(summary.levels) - 1)
-        always = (value <= ALWAYS_EXIT) | np.array([x.kind == "local" for x in self.space.branches])[b]
+        always = (value <= ALWAYS_EXIT) | self.space.answers_alone[b]
         never = value > 1.0
         ratio = np.asarray(summary.exit_ratio)[e, level]
         self.exit_ratio: Floats = np.where(always, 1.0, np.where(never, 0.0, ratio))
@@ -110,7 +115,7 @@ class DecisionModel:
         goodput, known, age, spread, rtt, backlog, server, wait = (row[:, None] for row in fields[:8])
         busy = self.signal + self.head + self.encode
         rtt = rtt**RTT_TRUST * self.context.rtt_s ** (1.0 - RTT_TRUST)
-        left = self.context.deadline_s - (wait + np.maximum(busy, backlog) + rtt + server)
+        left = self._waits - (wait + np.maximum(busy, backlog) + rtt + server)
         trust = np.where(known > 0.5, np.exp(-age / MEMORY_S), 0.0)
         expected = trust * np.log(goodput) + (1.0 - trust) * np.log(self.context.goodput_bps)
         sigma = np.sqrt(np.maximum(self.sigma, 1.25 * spread) ** 2 + (1.0 - trust**2) * PRIOR_SIGMA**2)
@@ -131,9 +136,29 @@ class DecisionModel:
         served = np.minimum(1.0, period / device)
         wait = fields[7][:, None]
         served = served * (wait + (self.signal + self.head)[pair] <= self.context.deadline_s)
-        quality = served * (self.exit_ratio * self.exit_above + sent * remote)
+        quality = served * (self.exit_ratio * self._at_once(fields) + sent * remote)
         cost = self._cost(device, sent * share, sending, fields[8])
+        cost = cost + served * self._lateness(fields, arrives)
         return np.asarray(self.context.weights.quality * quality - self.context.weights.miss * (1.0 - served) - cost)
+
+    def _at_once(self, fields: Floats) -> Floats:
+        """Quality of an answer without the link: the exit's, or of an answer that is held, decayed with its age."""
+        skips = np.array([branch.kind == "skip" for branch in self.space.branches])[self._branch]
+        if not skips.any():
+            return self.exit_above
+        age, confidence = fields[11:13, :, None]
+        return np.where(skips, confidence * self._retention ** (age * self.context.fps), self.exit_above)
+
+    def _lateness(self, fields: Floats, arrives: Floats) -> Floats | float:
+        """Weigh the expected answer latency: of the exit at once, of a result, or of the exit after the patience."""
+        if not self.context.weights.latency_per_s:
+            return 0.0
+        goodput, rtt, backlog, server, wait = (row[:, None] for row in fields[[0, 4, 5, 6, 7]])
+        at_exit = wait + self.signal + self.head
+        result = at_exit + np.maximum(self.encode, backlog) + 8.0 * self.wire_bytes / goodput + rtt + server
+        sent = arrives * np.minimum(result, self._waits)[:, self._pair] + (1.0 - arrives) * self._waits[self._pair]
+        latency = self.exit_ratio * at_exit[:, self._pair] + (1.0 - self.exit_ratio) * sent
+        return np.asarray(self.context.weights.latency_per_s * latency)
 
     def _cost(self, device: Floats, sent: Floats, sending: Floats, last: Floats) -> Floats:
         """Weigh energy, bytes and switching as the objective does; all (n, M) but ``last`` (n,)."""

@@ -108,8 +108,8 @@ def _chosen(model: DecisionModel, branch: str | None, threshold: str | None) -> 
     space = model.space
     default_branch, default_threshold = _default_choice(model)
     branch = branch or space.branches[default_branch].name
-    chosen = space.parse(f"{branch}/0/{threshold or f'{space.thresholds[default_threshold]:g}'}")
-    if space.branches[chosen.branch].kind == "local":
+    chosen = space.parse(f"{branch}/0/{threshold or f'{space.rule_names[default_threshold]}'}")
+    if space.answers_alone[chosen.branch]:
         raise ConfigError(f"controller 'threshold': branch {branch!r} sends nothing; name another branch")
     return chosen.branch, chosen.threshold
 

@@ -22,6 +22,7 @@ Grader = Callable[[int, Prediction], float]
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
     """Constants of a session. ``frames`` None runs until ``finish``; the three priors hold before anything was heard.
+    ``retention`` is what an answer that is used again keeps of its confidence per frame (``ProfileSummary``).
 
     A message no longer counts against the window after ``lost_after_s`` without acknowledgement, or when
     ``silent_beats`` heartbeats sent after it (and after the last acknowledgement) have been answered: the link works,
@@ -37,6 +38,7 @@ class SessionConfig:
     prior_bps: float = 1e6
     prior_rtt_s: float = 0.05
     prior_server_s: float = 0.02
+    retention: float = 1.0
     energy: Energy = NO_ENERGY
     lost_after_s: float = 10.0
     silent_beats: int = 3

@@ -311,6 +311,7 @@ def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig
         prior_bps=c.goodput_bps,
         prior_rtt_s=c.rtt_s,
         prior_server_s=c.server_s,
+        retention=bundle.summary.retention,
         energy=Energy(c.compute_w, c.radio_w, c.radio_j_per_bit),
     )
 

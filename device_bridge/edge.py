@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from adaptsplit.bundle import load_bundle
 from adaptsplit.codecs import decode_container
-from adaptsplit.decision import DecisionSpace
+from adaptsplit.decision import BranchSpec, DecisionSpace
 from adaptsplit.device_bridge.control import Connection, build_control
 from adaptsplit.device_bridge.edge_session import EdgeAction, EdgeSession, Job, Reply, TailAnswer, Work
 from adaptsplit.device_bridge.messages import FrameMessage
@@ -49,16 +49,15 @@ class Tail:
 
     def answer(self, message: FrameMessage) -> TailAnswer:
         """Decode and run; CodecError, MessageError or ModelError for what does not fit."""
-        branch = self.space.branches[message.branch]
         decoded = decode_container(message.container)
-        answer = self._run(branch.name, branch.kind, decoded)
+        answer = self._run(self.space.branches[message.branch], decoded)
         return TailAnswer(answer.prediction.tobytes(), min(max(answer.confidence, 0.0), 1.0))
 
-    def _run(self, name: str, kind: str, decoded: NDArray[Any]) -> Answer:
+    def _run(self, branch: BranchSpec, decoded: NDArray[Any]) -> Answer:
         image = decoded.dtype == np.uint8
-        if kind == "local" or image != (kind == "offload"):
-            raise MessageError(f"branch {name!r} ({kind}) with {'an image' if image else 'features'}")
-        return self._runtime.full(decoded) if image else self._runtime.tail(name, decoded)
+        if branch.answers_alone or image != (branch.kind == "offload"):
+            raise MessageError(f"branch {branch.name!r} ({branch.kind}) with {'an image' if image else 'features'}")
+        return self._runtime.full(decoded) if image else self._runtime.tail(branch.name, decoded)
 
 
 class EdgeServer:

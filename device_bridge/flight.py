@@ -40,6 +40,8 @@ class Flight:
     decided: float = math.nan
     decision: Decision | None = None
     threshold: float = math.nan
+    patience: float = math.nan
+    patient_until: float = -math.inf
     switched: bool = False
     exit_prediction: Prediction = field(default_factory=_no_cells)
     exit_confidence: float = 0.0
@@ -65,6 +67,16 @@ class Flight:
         return self.sequence >= 0
 
     @property
+    def wait_until(self) -> float:
+        """When the exit answers for a result that has not come: at the end of the patience, once the exit has run."""
+        return min(max(self.patient_until, self.exit_at), self.deadline)
+
+    def decide(self, decision: Decision, threshold: float, patience: float, deadline_s: float) -> None:
+        """Take a decision. Patience counts as its record holds it (float32), so that ties fall as in the simulator."""
+        self.decision, self.threshold, self.patience = decision, threshold, float(np.float32(patience))
+        self.patient_until = self.arrived + self.patience * deadline_s
+
+    @property
     def settled(self) -> bool:
         """Whether its answer (or miss) is fixed."""
         return self.path is not None
@@ -74,7 +86,7 @@ class Flight:
         self.path, self.answered, self.quality, self.confidence = path, answered, quality, confidence
 
     def miss(self) -> None:
-        """No answer by the deadline."""
+        """No answer by the scenario's deadline."""
         self.path, self.answered, self.quality, self.confidence = Path.MISS, math.nan, 0.0, 0.0
 
     def record(self, energy: Energy, goodput_bps: float) -> Outcomes:
@@ -86,7 +98,7 @@ class Flight:
         if self.decision is not None:
             row["decided_s"], row["switched"] = self.decided, self.switched
             row["branch"], row["rate"], row["threshold"] = self.decision.branch, self.decision.rate, self.threshold
-            row["exit_confidence"] = self.exit_confidence
+            row["patience"], row["exit_confidence"] = self.patience, self.exit_confidence
             row["compute_j"] = energy.compute_w * (self.free_at - self.decided)
         if self.sent:
             service = self.service_s if math.isfinite(self.service_s) else 8.0 * self.wire_bytes / goodput_bps

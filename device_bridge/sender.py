@@ -42,7 +42,7 @@ class Sender:
 
     def next_wakeup(self) -> float:
         """Return when ``tick`` has something to do next (infinity: nothing is planned)."""
-        slot = [] if self.slot is None else [self.slot.deadline]
+        slot = [] if self.slot is None else [self.slot.wait_until]
         due = (self._due(flight) for flight in self.awaiting.values())
         lost = (flight.sent_at + self._config.lost_after_s for flight in self.unacked.values())
         return min((*slot, *due, *lost), default=math.inf)
@@ -50,9 +50,9 @@ class Sender:
     # ---- events ----
 
     def tick(self, now: float) -> None:
-        """Deadlines of what waits or is under way; messages that are lost."""
-        if self.slot is not None and self.slot.deadline <= now:
-            self._pass_over(self.slot.deadline)
+        """Ends of patience of what waits or is under way; messages that are lost."""
+        if self.slot is not None and self.slot.wait_until <= now:
+            self._pass_over(self.slot.wait_until)
         for flight in list(self.awaiting.values()):
             self._expire(flight, now)
         for flight in list(self.unacked.values()):
@@ -64,7 +64,7 @@ class Sender:
         if self.slot is not None:
             self._pass_over(now)
         self.slot = flight
-        if now > flight.deadline:
+        if now > flight.wait_until:
             self._pass_over(now)
         else:
             self._serve_slot(now)
@@ -92,7 +92,7 @@ class Sender:
         return max(float(now - x[est.RTT] - begin), 8.0 * flight.wire_bytes / est.MAX_GOODPUT)
 
     def answered(self, result: Result, now: float) -> None:
-        """A result has come: the answer if it is in time, waste if not."""
+        """A result has come: the answer if it is in time, else only held for frames to come."""
         flight = self.awaiting.get(result.sequence)
         if flight is None or flight.frame != result.frame:
             self._ledger.counts["stale_result"] += 1
@@ -112,12 +112,13 @@ class Sender:
         flight.agreement = float(np.mean(prediction == flight.exit_prediction))
         flight.result_at, flight.lost = now, False
         est.on_result(self._tracker, now, flight.agreement, result.residence_s, result.queue_s)
-        if now > flight.deadline:
+        if now > flight.wait_until:
             self._expire(flight, now)
             self._ledger.counts["late_result"] += 1
         elif not flight.settled:
             flight.settle(Path.REMOTE, now, self._ledger.grade(flight.frame, prediction), result.confidence)
             est.on_settled(self._tracker, 0.0, 0.0)
+        self._ledger.hold(flight, prediction, result.confidence)
         del self.awaiting[flight.sequence]
         self._ledger.emit(flight, now)
 
@@ -131,7 +132,7 @@ class Sender:
                 self._lose(flight, now)
 
     def abandon(self, now: float) -> None:
-        """Nothing that is under way will be answered: empty the window; the exits answer at the deadlines."""
+        """Nothing that is under way will be answered: empty the window; the exits answer when patience ends."""
         if self.slot is not None and not self.reachable:
             self._pass_over(now)
         for flight in list(self.unacked.values()):
@@ -155,13 +156,15 @@ class Sender:
         flight = self.slot
         if flight is None or (self.reachable and len(self.unacked) >= self._config.window):
             return
-        if self.reachable and est.may_send(self._tracker, now, flight.wire_bytes, flight.deadline):
+        in_time = now <= flight.wait_until
+        if self.reachable and in_time and est.may_send(self._tracker, now, flight.wire_bytes, flight.wait_until):
             self.slot = None
             self._send(flight, now)
         else:
             self._pass_over(now)
 
     def _send(self, flight: Flight, now: float) -> None:
+        """Publish a frame; its budget ends with the deadline, as a result after the patience is still held."""
         assert flight.decision is not None
         flight.sequence, flight.sent_at = self._sequence, now
         self._sequence += 1
@@ -174,10 +177,10 @@ class Sender:
         self._ledger.actions.append(Send(message))
 
     def _pass_over(self, now: float) -> None:
-        """The frame in the slot will not be sent: its exit answers, at the deadline when encoding ended after it."""
+        """The frame in the slot will not be sent: its exit answers, at the latest when its patience ends."""
         flight, self.slot = self.slot, None
         assert flight is not None
-        self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, min(now, flight.deadline))
+        self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, min(now, flight.wait_until))
         self._ledger.emit(flight, now)
 
     def _lose(self, flight: Flight, now: float) -> None:
@@ -197,16 +200,16 @@ class Sender:
     def _oldest_sent(self, now: float) -> float:
         return next(iter(self.unacked.values())).sent_at if self.unacked else now
 
-    # ---- deadlines ----
+    # ---- the end of patience ----
 
     def _due(self, flight: Flight) -> float:
-        """When something happens to a frame whose result is awaited: its deadline, then the end of patience."""
-        return flight.deadline if not flight.settled else flight.deadline + self._config.give_up_s
+        """When something happens to a frame whose result is awaited: its exit answers, then the result is given up."""
+        return flight.wait_until if not flight.settled else flight.deadline + self._config.give_up_s
 
     def _expire(self, flight: Flight, now: float) -> None:
-        """Fallback at the deadline; the record follows when the result is known to be lost or patience ends."""
-        if not flight.settled and now >= flight.deadline:
-            self._ledger.settle_exit(flight, Path.FALLBACK_LATE, flight.deadline)
+        """Fallback when patience ends; the record follows when the result is known to be lost or is given up."""
+        if not flight.settled and now >= flight.wait_until:
+            self._ledger.settle_exit(flight, Path.FALLBACK_LATE, flight.wait_until)
         given_up = flight.lost or now >= flight.deadline + self._config.give_up_s
         if flight.settled and given_up and flight.result_at == math.inf:
             self._ledger.counts["never_answered"] += 1

@@ -1,14 +1,17 @@
 """The device's session: a pure state machine of events with their time, which returns what is to be done.
 
     frames (by the clock) -> Look -> looked() -> Decide -> decided() -> Run -> ran() -> Encode -> encoded() -> Send
+                                                           (skip: answered at once, with the answer that is held)
     messages from the edge -> received();  the clock -> tick();  connections -> link_changed(), edge_changed()
 
 Times are seconds since frame 0 on the device's monotonic clock; frame k arrives at k / fps. The rules are those of the
 simulator (``docs/simulator.md``): the device takes the freshest frame when it is free, overtaken frames are misses; at
 most ``window`` messages are unacknowledged and one frame waits in the slot; when the window opens it is sent if its
-predicted result meets the deadline, else its exit answers; at the deadline the exit answers for whatever has not come
-back. Every frame ends in exactly one ``Settled`` action. ``may_send`` and the tracker are ``adaptsplit.estimators``,
-the very functions that the simulator compiles; a test runs both on the same world and compares every record.
+predicted result comes within the frame's patience, else its exit answers; when the patience ends (at the latest at the
+deadline, but never before the exit has run) the exit answers for whatever has not come back. The answer of the newest
+frame that has one is held; a skipped frame is answered with it. Every frame ends in exactly one ``Settled`` action.
+``may_send`` and the tracker are ``adaptsplit.estimators``, the very functions that the simulator compiles; a test runs
+both on the same world and compares every record.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class DeviceSession:
     # ---- events of the clock and of the connections ----
 
     def tick(self, now: float) -> list[Action]:
-        """Deadlines, lost messages, heartbeats, and the next frame when the device is free."""
+        """Ends of patience, lost messages, heartbeats, and the next frame when the device is free."""
         self._sender.tick(now)
         if now >= self._next_beat:
             self._beat(now)
@@ -151,15 +154,19 @@ class DeviceSession:
         return self._ledger.flush()
 
     def decided(self, frame: int, decision: Decision, now: float) -> list[Action]:
-        """The controller has decided; ``decision`` must be canonical."""
+        """The controller has decided; ``decision`` must be canonical. A skipped frame ends here."""
         flight, space = self._working(frame), self.config.space
-        flight.decision, flight.threshold = decision, space.thresholds[decision.threshold]
-        flight.switched = self._last_branch not in (-1, decision.branch)
-        self._last_branch = decision.branch
+        rule = space.thresholds[decision.threshold], space.patience[decision.threshold]
+        flight.decide(decision, *rule, self.config.deadline_s)
         sizes = space.shape[0] - 1, space.shape[1] - 1
         scaled = decision.branch / max(sizes[0], 1), decision.rate / max(sizes[1], 1)
         est.on_decision(self.tracker, *scaled, min(flight.threshold, 1.0))
-        self._ledger.actions.append(Run(frame, decision))
+        if space.branches[decision.branch].kind == "skip":
+            self._skip(flight, now)
+        else:
+            flight.switched = self._last_branch not in (-1, decision.branch)
+            self._last_branch = decision.branch
+            self._ledger.actions.append(Run(frame, decision))
         return self._ledger.flush()
 
     def ran(self, frame: int, prediction: Prediction, confidence: float, now: float) -> list[Action]:
@@ -244,10 +251,17 @@ class DeviceSession:
             raise ValueError(f"frame {frame} is not at work")
         return self._at_work
 
+    def _skip(self, flight: Flight, now: float) -> None:
+        """Answer with what is held; nothing but the content signals has run, and the branch that ran last stays."""
+        flight.free_at = now
+        self._ledger.settle_stale(flight, now)
+        self._ledger.emit(flight, now)
+        self._freed(now)
+
     def _fail(self, flight: Flight, now: float) -> None:
         flight.free_at = now
         if math.isfinite(flight.exit_at):
-            self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, now)
+            self._ledger.settle_exit(flight, Path.FALLBACK_PASSED, min(now, flight.wait_until))
         else:
             self._ledger.settle_miss(flight)
         self._ledger.emit(flight, now)

@@ -18,6 +18,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from adaptsplit import estimators, observation
+from adaptsplit.devices import processes, server
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +28,7 @@ _SHARED: tuple[Callable[..., Any], ...] = (
     estimators.on_ack,
     estimators.on_heartbeat,
     estimators.on_result,
+    estimators.on_answer,
     estimators.on_exit,
     estimators.on_decision,
     estimators.on_settled,
@@ -38,7 +40,8 @@ _SHARED: tuple[Callable[..., Any], ...] = (
     estimators.may_send,
     observation._known,
     observation.observe,
-    observation.normalise,
+    *processes.FUNCTIONS,
+    *server.FUNCTIONS,
 )
 for _function in _SHARED:
     register_jitable(_function)
@@ -60,7 +63,13 @@ def inlined(function: F) -> F:
 
 def _compile(function: F, inline: bool) -> F:
     settings: Any = numba.config
-    options: dict[str, Any] = {"cache": True, "error_model": "numpy", "forceinline": inline, "_nrt": False}
+    options: dict[str, Any] = {
+        "cache": True,
+        "error_model": "numpy",
+        "forceinline": inline,
+        "_nrt": False,
+        "nogil": True,
+    }
     previous = settings.CACHE_DIR
     settings.CACHE_DIR = str(_cache_directory())
     try:
@@ -73,7 +82,8 @@ def _compile(function: F, inline: bool) -> F:
 def _cache_directory() -> Path:
     """Machine code is kept under a hash of all sources that it was made from (numba looks at one file only)."""
     base = Path(__file__).parent
-    sources = [*sorted(base.glob("*.py")), Path(estimators.__file__), Path(observation.__file__)]
+    shared = (estimators, observation, processes, server)
+    sources = [*sorted(base.glob("*.py")), *(Path(str(module.__file__)) for module in shared)]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "adaptsplit" / f"compiled-{digest}"
@@ -82,6 +92,7 @@ def _cache_directory() -> Path:
 # Purposes of random draws; a draw is a pure function of (episode seed, counter, purpose).
 HEAD, ENCODE, TAIL, LOSS, SIGNAL = 1, 2, 3, 4, 5
 EPISODE_LINK, EPISODE_OFFSET, EPISODE_SEGMENT, EPISODE_FRAME, EPISODE_BATTERY, EPISODE_SEED = 11, 12, 13, 14, 15, 16
+EPISODE_SERVER, EPISODE_LOAD, EPISODE_WARMTH = 17, 18, 19
 FUTURE = 21
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -100,19 +111,39 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @inlined
+def key_of(seed: np.uint64, counter: int) -> np.uint64:
+    """Return the key of a counter's draws."""
+    return mix(seed + _GOLDEN * np.uint64(counter + 1))
+
+
+@inlined
 def bits(seed: np.uint64, counter: int, purpose: int) -> np.uint64:
     """Return 64 random bits for (seed, counter, purpose)."""
-    keyed = mix(seed + _GOLDEN * np.uint64(counter + 1))
-    return mix(keyed + _GOLDEN * np.uint64(purpose + 1))
+    return mix(key_of(seed, counter) + _GOLDEN * np.uint64(purpose + 1))
+
+
+@inlined
+def uniform_of(key: np.uint64, purpose: int) -> float:
+    """Return a uniform number in [0, 1) for (key, purpose)."""
+    return float(mix(key + _GOLDEN * np.uint64(purpose + 1)) >> _S11) * _TO_UNIT
 
 
 @inlined
 def uniform(seed: np.uint64, counter: int, purpose: int) -> float:
     """Return a uniform number in [0, 1) for (seed, counter, purpose)."""
-    return float(bits(seed, counter, purpose) >> _S11) * _TO_UNIT
+    return uniform_of(key_of(seed, counter), purpose)
 
 
 @compiled
 def episode_seed(seed: np.uint64, row: int, episode: int) -> np.uint64:
     """Return the seed of the ``episode``-th episode of a batch's ``row``."""
     return bits(bits(seed, row, EPISODE_SEED), episode, EPISODE_SEED)
+
+
+@compiled
+def episode_seeds_of(seed: np.uint64, rows: Any, count: Any, seeds: Any) -> None:
+    """Write the next episode's seed of each of ``rows`` into ``seeds`` (len(rows),); ``count`` (n,) moves on."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        seeds[i] = episode_seed(seed, row, count[row])
+        count[row] += 1

@@ -3,7 +3,7 @@
 Everything that the environments, the evaluation and the oracles simulate is ``step_row``; they differ only in who calls
 it. Read ``docs/simulator.md`` beside it. ``s`` is a state row (``adaptsplit.envs.layout``), ``x`` the tracker in it,
 ``log`` the outcome records of the row (a ring over frames), ``freeze`` the time up to which the world is known
-(planning only; infinity in the real world).
+(planning only; infinity in the real world), ``key`` the key of a frame's random draws.
 """
 
 from __future__ import annotations
@@ -16,31 +16,48 @@ from numpy.typing import NDArray
 
 from adaptsplit import estimators as est
 from adaptsplit.envs import compiled as rand
-from adaptsplit.envs.compiled import compiled, inlined, uniform
+from adaptsplit.envs.answers import (
+    P_EXIT,
+    P_LOCAL,
+    P_MISS,
+    drop,
+    hold_exit,
+    open_record,
+    row_of,
+    settle_exit,
+    settle_stale,
+)
+from adaptsplit.envs.board import after_step, compute_power, load_at, slowdown, start_board, telemetry
+from adaptsplit.envs.compiled import compiled, inlined, key_of, uniform, uniform_of
 from adaptsplit.envs.layout import (
     BATTERY_J,
     BEAT_REPLY,
     DONE,
     FRAME,
+    HELD_ROW,
     LAST_BRANCH,
     LINK,
     LINK_OFFSET,
+    NEXT_ACK,
+    NEXT_EXPIRY,
+    NEXT_RESULT,
+    NEXT_SETTLE,
     NOW,
     REWARD,
     ROW_COUNT,
     ROW_FIRST,
     ROW_OFFSET,
-    SLOT_FRAME,
+    SERVER_AT,
+    SERVER_OFFSET,
+    SERVER_WORK,
     SLOT_USED,
     TERMINATED,
     TRACKER,
 )
-from adaptsplit.envs.link import sample
 from adaptsplit.envs.packed import (
     BASE_W,
     BATTERY,
     BRANCHES,
-    COMPUTE_W,
     DEADLINE,
     DECISION_S,
     DIFFERENCE,
@@ -56,12 +73,16 @@ from adaptsplit.envs.packed import (
     LINK_DT,
     LINK_SHARE,
     LINKS,
+    LOAD_COUNT,
+    LOAD_DT,
     PRIOR_BPS,
     PRIOR_RTT,
     PRIOR_SERVER,
     RATES,
-    RECEIVED,
+    SERVER_COUNT,
+    SERVER_DT,
     SHARPNESS,
+    THERMAL,
     Packed,
     of_branch,
     of_exit,
@@ -73,26 +94,17 @@ from adaptsplit.envs.packed import (
 from adaptsplit.envs.packed import ENCODE as ENCODE_S
 from adaptsplit.envs.packed import HEAD as HEAD_S
 from adaptsplit.envs.packed import SIGNAL as SIGNAL_S
-from adaptsplit.envs.sender import (
-    P_EXIT,
-    P_LOCAL,
-    P_MISS,
-    advance,
-    beat_reply,
-    hand_over,
-    row_of,
-    settle,
-    settle_exit,
-)
-from adaptsplit.envs.world import KIND_LOCAL
-from adaptsplit.observation import normalise, observe
+from adaptsplit.envs.remote import NEVER, background, beat_reply
+from adaptsplit.envs.sender import advance, hand_over
+from adaptsplit.envs.world import KIND_LOCAL, KIND_SKIP
+from adaptsplit.observation import observe
 
 Array = NDArray[Any]
 
 
 @compiled
 def reset_row(w: Packed, s: Array, seed: np.uint64) -> None:
-    """Start an episode: link, offset, flight, first frame and battery are drawn from ``seed``."""
+    """Start an episode: link, offsets, flight, first frame, battery and warmth are drawn from ``seed``."""
     s[:] = 0.0
     link, chance = 0, uniform(seed, 0, rand.EPISODE_LINK)
     while link < w.i8[LINKS] - 1 and chance >= of_link(w, LINK_SHARE, link):
@@ -103,76 +115,73 @@ def reset_row(w: Packed, s: Array, seed: np.uint64) -> None:
     s[ROW_FIRST] = of_branch(w, FLIGHT_FIRST, flight)
     s[ROW_COUNT] = of_branch(w, FLIGHT_COUNT, flight)
     s[ROW_OFFSET] = int(uniform(seed, 0, rand.EPISODE_FRAME) * of_branch(w, FLIGHT_COUNT, flight))
-    s[LAST_BRANCH] = -1.0
+    s[LAST_BRANCH] = s[HELD_ROW] = -1.0
+    s[NEXT_ACK] = s[NEXT_RESULT] = s[NEXT_SETTLE] = s[NEXT_EXPIRY] = NEVER
     s[BATTERY_J] = w.f8[BATTERY] * (0.3 + 0.7 * uniform(seed, 0, rand.EPISODE_BATTERY))
-    x = s[TRACKER:]
-    est.start(x, w.f8[PRIOR_BPS], w.f8[PRIOR_RTT], w.f8[PRIOR_SERVER])
+    s[SERVER_OFFSET] = uniform(seed, 0, rand.EPISODE_SERVER) * w.i8[SERVER_COUNT] * w.f8[SERVER_DT]
+    s[SERVER_AT] = s[SERVER_OFFSET]
+    load_offset = uniform(seed, 0, rand.EPISODE_LOAD) * w.i8[LOAD_COUNT] * w.f8[LOAD_DT]
+    start_board(w, s, load_offset, uniform(seed, 0, rand.EPISODE_WARMTH))
+    est.start(s[TRACKER:], w.f8[PRIOR_BPS], w.f8[PRIOR_RTT], w.f8[PRIOR_SERVER])
+    refresh(w, s)
+
+
+@compiled
+def refresh(w: Packed, s: Array) -> None:
+    """Bring what follows from a fresh state's offsets in line with them: server, first heartbeat, telemetry."""
+    if w.i8[SERVER_COUNT] > 0:
+        s[SERVER_WORK] = background(w, s[SERVER_AT])
+    s[BEAT_REPLY] = 0.0
     s[BEAT_REPLY] = beat_reply(w, s, 0.0, math.inf)
     telemetry(w, s)
 
 
 @inlined
-def telemetry(w: Packed, s: Array) -> None:
-    """Write what the device measures of itself into the tracker."""
-    x = s[TRACKER:]
-    x[est.BATTERY] = s[BATTERY_J] / w.f8[BATTERY]
-    x[est.SIGNAL] = of_link(w, RECEIVED, sample(w, int(s[LINK]), s[NOW] + s[LINK_OFFSET]))
-
-
-@inlined
-def open_record(w: Packed, log: Array, frame: int) -> Any:
-    """Return the frame's record, cleared: a dropped frame until something better happens."""
-    record = log[frame % log.shape[0]]
-    record["frame"] = frame
-    record["arrived_s"] = frame / w.f8[FPS]
-    record["decided_s"] = record["threshold"] = record["agreement"] = math.nan
-    record["answer_latency_s"] = record["remote_latency_s"] = math.nan
-    record["branch"] = record["rate"] = -1
-    record["path"], record["switched"], record["sent_bytes"] = P_MISS, 0, 0
-    record["quality"] = record["confidence"] = record["exit_confidence"] = 0.0
-    record["compute_j"] = record["radio_j"] = 0.0
-    record["known_s"] = record["arrived_s"] + w.f8[DEADLINE]
-    return record
-
-
-@compiled
-def drop(w: Packed, s: Array, log: Array, frame: int) -> None:
-    """A frame that the device never looked at."""
-    record = open_record(w, log, frame)
-    settle(w, s, record, P_MISS, 0.0, 0.0, 0.0)
-    est.on_settled(s[TRACKER:], 1.0, 0.0)
-
-
-@compiled
 def act(
-    w: Packed, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
+    w: Packed,
+    s: Array,
+    seed: np.uint64,
+    log: Array,
+    branch: int,
+    rate: int,
+    threshold: float,
+    patience: float,
+    freeze: float,
 ) -> float:
     """Run the device on the frame at hand; return when it is free again."""
     frame, now = int(s[FRAME]), s[NOW]
-    row = row_of(w, s, frame, freeze)
-    x = s[TRACKER:]
+    row, key, slow = row_of(w, s, frame, freeze), key_of(seed, frame), slowdown(w, s, freeze)
+    kind = of_branch(w, KIND, branch)
+    x, power = s[TRACKER:], compute_power(w, s) * (1.0 - load_at(w, s, min(now, freeze)))
     record = open_record(w, log, frame)
-    record["decided_s"], record["threshold"] = now, threshold
+    record["decided_s"], record["threshold"], record["patience"] = now, threshold, patience
     record["branch"], record["rate"] = branch, rate
+    free = now + slow * (w.f8[DECISION_S] + stage(w, SIGNAL_S, 0, uniform_of(key, rand.SIGNAL)))
+    if kind == KIND_SKIP:
+        record["compute_j"] = power * (free - now)
+        s[BATTERY_J] -= record["compute_j"]
+        advance(w, s, seed, log, free, freeze)
+        settle_stale(w, s, record, free, row)
+        record["known_s"] = free
+        est.on_settled(x, 1.0 if record["path"] == P_MISS else 0.0, 0.0)
+        return float(free)
     record["switched"] = 1 if s[LAST_BRANCH] >= 0.0 and s[LAST_BRANCH] != branch else 0
     s[LAST_BRANCH] = branch
     head_of = of_branch(w, EXIT_BRANCH, branch)
-    before = w.f8[DECISION_S] + stage(w, SIGNAL_S, 0, uniform(seed, frame, rand.SIGNAL))
-    exit_at = now + before + stage(w, HEAD_S, head_of, uniform(seed, frame, rand.HEAD))
-    confidence = of_exit(w, EXIT_CONFIDENCE, row, head_of)
+    free += slow * stage(w, HEAD_S, head_of, uniform_of(key, rand.HEAD))
+    exit_at, confidence = free, of_exit(w, EXIT_CONFIDENCE, row, head_of)
     record["exit_confidence"] = confidence
     est.on_exit(x, confidence)
-    free = exit_at
-    exits = of_branch(w, KIND, branch) == KIND_LOCAL or (threshold <= 1.0 and confidence >= threshold)
+    exits = kind == KIND_LOCAL or (threshold <= 1.0 and confidence >= threshold)
     if not exits:
-        free += stage(w, ENCODE_S, stage_index(w, branch, rate), uniform(seed, frame, rand.ENCODE))
-    record["compute_j"] = w.f8[COMPUTE_W] * (free - now)
+        free += slow * stage(w, ENCODE_S, stage_index(w, branch, rate), uniform_of(key, rand.ENCODE))
+    record["compute_j"] = power * (free - now)
     s[BATTERY_J] -= record["compute_j"]
     if exits:
-        path = P_LOCAL if of_branch(w, KIND, branch) == KIND_LOCAL else P_EXIT
-        settle_exit(w, s, record, path, exit_at, exit_at, row)
+        settle_exit(w, s, record, P_LOCAL if kind == KIND_LOCAL else P_EXIT, exit_at, exit_at, row)
         record["known_s"] = exit_at
         advance(w, s, seed, log, free, freeze)
+        hold_exit(w, s, record, row)
         est.on_settled(x, 1.0 if record["path"] == P_MISS else 0.0, 0.0)
     else:
         advance(w, s, seed, log, free, freeze)
@@ -180,7 +189,7 @@ def act(
     return float(free)
 
 
-@compiled
+@inlined
 def next_frame(w: Packed, s: Array, log: Array, free: float) -> None:
     """Go to the freshest frame when the device is free; what was overtaken or waited past its deadline is a miss."""
     frame = int(s[FRAME])
@@ -195,21 +204,31 @@ def next_frame(w: Packed, s: Array, log: Array, free: float) -> None:
 
 @compiled
 def step_row(
-    w: Packed, s: Array, seed: np.uint64, log: Array, branch: int, rate: int, threshold: float, freeze: float
+    w: Packed,
+    s: Array,
+    seed: np.uint64,
+    log: Array,
+    branch: int,
+    rate: int,
+    threshold: float,
+    patience: float,
+    freeze: float,
 ) -> float:
     """Decide on the frame at hand and go to the next decision; return the reward of all frames settled on the way.
 
     A frame that waits in the slot when the step ends is settled, and paid, in a later step; every other frame in its
     own. ``s[DONE]`` is set at the episode's end (every frame is settled then), ``s[TERMINATED]`` on an empty battery.
     """
-    began = s[NOW]
+    began, frame = s[NOW], int(s[FRAME])
     s[REWARD] = 0.0
-    x = s[TRACKER:]
     sizes = w.i8[BRANCHES] - 1, w.i8[RATES] - 1
-    est.on_decision(x, branch / max(sizes[0], 1), rate / max(sizes[1], 1), min(threshold, 1.0))
-    free = act(w, s, seed, log, branch, rate, threshold, freeze)
+    est.on_decision(s[TRACKER:], branch / max(sizes[0], 1), rate / max(sizes[1], 1), min(threshold, 1.0))
+    free = act(w, s, seed, log, branch, rate, threshold, patience, freeze)
+    spent = float(log[frame % log.shape[0]]["compute_j"])
     next_frame(w, s, log, free)
     s[BATTERY_J] -= w.f8[BASE_W] * (s[NOW] - began)
+    if w.i8[THERMAL] == 1:
+        after_step(w, s, began, free - began, spent, freeze)
     if s[FRAME] >= int(w.f8[FRAMES]) or s[BATTERY_J] <= 0.0:
         finish_episode(w, s, seed, log, freeze)
     else:
@@ -222,7 +241,7 @@ def step_row(
 def finish_episode(w: Packed, s: Array, seed: np.uint64, log: Array, freeze: float) -> None:
     """Settle the slot; on an empty battery the frames to come are misses."""
     if s[SLOT_USED] == 1.0:
-        advance(w, s, seed, log, s[SLOT_FRAME] / w.f8[FPS] + w.f8[DEADLINE], freeze)
+        advance(w, s, seed, log, s[NEXT_EXPIRY], freeze)
     if s[BATTERY_J] <= 0.0:
         s[TERMINATED] = 1.0
         for frame in range(int(s[FRAME]), int(w.f8[FRAMES])):
@@ -230,18 +249,10 @@ def finish_episode(w: Packed, s: Array, seed: np.uint64, log: Array, freeze: flo
     s[DONE] = 1.0
 
 
-@compiled
-def observe_row(w: Packed, s: Array, raw: Array, out: Array) -> None:
-    """Write the normalised observation (D,) of the frame at hand."""
-    from_row = row_of(w, s, int(s[FRAME]), math.inf)
+@inlined
+def look(w: Packed, s: Array, raw: Array) -> None:
+    """Write what the device sees of the frame at hand, in physical units (D,)."""
+    row = row_of(w, s, int(s[FRAME]), math.inf)
     wait = s[NOW] - s[FRAME] / w.f8[FPS]
-    observe(
-        s[TRACKER:],
-        s[NOW],
-        wait,
-        s[SLOT_USED],
-        of_frame(w, SHARPNESS, from_row),
-        of_frame(w, DIFFERENCE, from_row),
-        raw,
-    )
-    normalise(raw, out)
+    sharpness, difference = of_frame(w, SHARPNESS, row), of_frame(w, DIFFERENCE, row)
+    observe(s[TRACKER:], s[NOW], wait, s[SLOT_USED], sharpness, difference, raw)

@@ -14,19 +14,13 @@ Array = NDArray[Any]
 
 
 class LinkTable(NamedTuple):
-    """Traces laid end to end; cumulative arrays have one entry more than samples for each trace."""
+    """Traces laid end to end; each has one row more than samples, for the sums at its end."""
 
     first: Array  # (L,) i8 index of the first sample
-    first_sum: Array  # (L,) i8 index of the first cumulative entry
     samples: Array  # (L,) i8
     share: Array  # (L,) f8 cumulative probability that an episode uses the trace
     dt_s: Array  # (L,) f8
-    capacity: Array  # (H,) f8 bit/s
-    cumulative: Array  # (H + L,) f8 bits since the trace's start
-    active: Array  # (H + L,) f8 seconds with any capacity since the trace's start
-    rtt: Array  # (H,) f8 s
-    loss: Array  # (H,) f8
-    signal: Array  # (H,) f8 dBm, NaN where unknown
+    table: Array  # (H + L, 6) f8 bits since the start, bit/s, rtt s, loss, dBm (NaN unknown), active s since the start
 
 
 def probabilities(traces: Sequence[LinkTrace]) -> Array:
@@ -43,23 +37,18 @@ def probabilities(traces: Sequence[LinkTrace]) -> Array:
 def build_table(traces: Sequence[LinkTrace]) -> LinkTable:
     """Lay traces out for the compiled core."""
     count = np.array([len(trace.capacity_bps) for trace in traces], dtype=np.int64)
-    first = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
-    sums, active, signal = [], [], []
-    for trace in traces:
-        sums.append(np.concatenate([[0.0], np.cumsum(trace.capacity_bps * trace.dt_s)]))
-        active.append(np.concatenate([[0.0], np.cumsum((trace.capacity_bps > 0) * trace.dt_s)]))
-        unknown = np.full(len(trace.capacity_bps), np.nan)
-        signal.append(unknown if trace.signal_dbm is None else trace.signal_dbm)
-    return LinkTable(
-        first,
-        first + np.arange(len(traces)),
-        count,
-        np.cumsum(probabilities(traces)),
-        np.array([trace.dt_s for trace in traces], dtype=np.float64),
-        np.ascontiguousarray(np.concatenate([trace.capacity_bps for trace in traces]), dtype=np.float64),
-        np.concatenate(sums),
-        np.concatenate(active),
-        np.ascontiguousarray(np.concatenate([trace.rtt_s for trace in traces]), dtype=np.float64),
-        np.ascontiguousarray(np.concatenate([trace.loss for trace in traces]), dtype=np.float64),
-        np.ascontiguousarray(np.concatenate(signal), dtype=np.float64),
-    )
+    first = np.concatenate([[0], np.cumsum(count + 1)[:-1]]).astype(np.int64)
+    dt_s = np.array([trace.dt_s for trace in traces], dtype=np.float64)
+    rows = np.concatenate([_rows(trace) for trace in traces])
+    return LinkTable(first, count, np.cumsum(probabilities(traces)), dt_s, np.ascontiguousarray(rows))
+
+
+def _rows(trace: LinkTrace) -> Array:
+    """Return (H + 1, 6) of one trace."""
+    rows = np.zeros((len(trace) + 1, 6))
+    rows[1:, 0] = np.cumsum(trace.capacity_bps * trace.dt_s)
+    rows[1:, 5] = np.cumsum((trace.capacity_bps > 0) * trace.dt_s)
+    unknown = np.full(len(trace), np.nan)
+    signal = unknown if trace.signal_dbm is None else trace.signal_dbm
+    rows[:-1, 1:5] = np.column_stack([trace.capacity_bps, trace.rtt_s, trace.loss, signal])
+    return rows

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from adaptsplit.envs.layout import ROW_COUNT, ROW_FIRST, ROW_OFFSET
 from adaptsplit.envs.simulator import Simulator
-from adaptsplit.envs.split_env import Actions, action_masks, action_space, observation_space, to_decisions
+from adaptsplit.envs.split_env import Actions, action_masks, action_space, observation_space, step_with
 from adaptsplit.envs.vector_env import Episodes
 from adaptsplit.envs.world import World, build_world
 from adaptsplit.scenario import Scenario
@@ -50,7 +50,7 @@ class SplitVecEnv(VecEnv):
         self._centre = frame_means(world) if centred else np.zeros(len(world.outcomes.sharpness))
         self.render_mode = None
         self._episodes = Episodes(num_envs, seed)
-        self._taken: Array = np.zeros((num_envs, 3), dtype=np.int64)
+        self._taken: Array = np.zeros(0, dtype=np.int64)
         self._return = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._no_info: list[dict[str, Any]] = [{} for _ in range(num_envs)]
@@ -68,12 +68,13 @@ class SplitVecEnv(VecEnv):
 
     def step_async(self, actions: Array) -> None:
         """Keep the actions for ``step_wait``."""
-        self._taken = to_decisions(self.decisions, self.actions, actions)
+        self._taken = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the kept actions; finished rows start their next episode."""
         before = self.simulator.frame
-        observations, rewards, done = self.simulator.step(self._taken)
+        observations, rewards, done = step_with(self.simulator, self.decisions, self.actions, self._taken)
+        done = done.copy()
         self._return += rewards
         rewards = (rewards - self._expected(before)).astype(np.float32)
         self._steps += 1

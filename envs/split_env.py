@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from adaptsplit import observation
 from adaptsplit.decision import DecisionSpace
-from adaptsplit.envs.layout import SLOT_FRAME, SLOT_USED
+from adaptsplit.envs.layout import FRAME, NOW, SLOT_FRAME, SLOT_USED, TERMINATED
 from adaptsplit.envs.simulator import Simulator
 from adaptsplit.envs.world import World, build_world
 from adaptsplit.errors import ConfigError
-from adaptsplit.outcome import Path
+from adaptsplit.outcome import OUTCOME, Path
 from adaptsplit.scenario import Scenario, load_scenario
 
 Array = NDArray[Any]
 Actions = Literal["multi", "flat"]
+_RECORD = OUTCOME.names or ()
+_PATHS = {int(path): path.name for path in Path}
 
 
 def action_space(space: DecisionSpace, actions: Actions) -> gym.spaces.MultiDiscrete | gym.spaces.Discrete:
@@ -35,11 +37,13 @@ def observation_space() -> gym.spaces.Box:
     return gym.spaces.Box(0.0, 1.0, (observation.SIZE,), dtype=np.float32)
 
 
-def to_decisions(space: DecisionSpace, actions: Actions, taken: Array) -> Array:
-    """Map a batch of actions to (n, 3) decision indices."""
+def step_with(
+    simulator: Simulator, space: DecisionSpace, actions: Actions, taken: Array, out: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Step a simulator with a batch of actions of either form; ``out`` as in ``Simulator.step``."""
     if actions == "flat":
-        return space.table[np.asarray(taken, dtype=np.int64).ravel()]
-    return space.canonical(np.atleast_2d(taken))
+        return simulator.step_codes(space.codes[np.asarray(taken, dtype=np.int64).ravel()], out)
+    return simulator.step(np.atleast_2d(taken), out)
 
 
 def action_masks(space: DecisionSpace, actions: Actions) -> NDArray[np.bool_]:
@@ -87,7 +91,7 @@ class SplitEnv(gym.Env[Array, Any]):
         self.action_space = action_space(self.decisions, actions)
         self.observation_space = observation_space()
         self.world: World = build_world(self.scenario, split)
-        self._simulator = Simulator(self.world, 1)
+        self._simulator = Simulator(self.world, 1, threads=1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode; ``options={"episode_seed": int}`` names it, else it is drawn from the generator."""
@@ -99,17 +103,10 @@ class SplitEnv(gym.Env[Array, Any]):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Decide on the frame at hand."""
-        decision = to_decisions(self.decisions, self.actions, np.asarray(action))
-        frame = int(self._simulator.frame[0])
-        observations, rewards, done = self._simulator.step(decision)
-        terminated = bool(self._simulator.terminated[0])
-        return (
-            observations[0].copy(),
-            float(rewards[0]),
-            terminated,
-            bool(done[0]) and not terminated,
-            self._info(frame),
-        )
+        frame = int(self._simulator.states[0, FRAME])
+        observations, rewards, done = step_with(self._simulator, self.decisions, self.actions, np.asarray(action))
+        ended, empty = bool(done[0]), bool(self._simulator.states[0, TERMINATED])
+        return observations[0].copy(), float(rewards[0]), empty, ended and not empty, self._info(frame)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which entries of the (flattened) action space are distinct decisions."""
@@ -118,9 +115,12 @@ class SplitEnv(gym.Env[Array, Any]):
     def _info(self, decided: int) -> dict[str, Any]:
         """Frame at hand and time; how the frame just decided ended, unless it still waits for the sender's window."""
         log, state = self._simulator.logs[0], self._simulator.states[0]
-        record = log[decided % len(log)][None]
-        info: dict[str, Any] = {"frame": int(self._simulator.frame[0]), "time_s": float(self._simulator.now[0])}
-        info["settled"] = not (state[SLOT_USED] and int(state[SLOT_FRAME]) == decided)
-        info["path"] = Path(int(record["path"][0])).name
-        info["terms"] = {name: float(value[0]) for name, value in self.scenario.objective.terms(record).items()}
-        return info
+        record = dict(zip(_RECORD, log[decided % len(log)].item(), strict=True))
+        waits = state[SLOT_USED] == 1.0 and int(state[SLOT_FRAME]) == decided
+        return {
+            "frame": int(state[FRAME]),
+            "time_s": float(state[NOW]),
+            "settled": not waits,
+            "path": _PATHS[record["path"]],
+            "terms": self.scenario.objective.terms_of(record),
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from adaptsplit.envs.compiled import episode_seed
+from adaptsplit.envs.compiled import episode_seeds_of
 from adaptsplit.envs.simulator import Simulator
-from adaptsplit.envs.split_env import Actions, action_space, observation_space, to_decisions
+from adaptsplit.envs.split_env import Actions, action_space, observation_space, step_with
 from adaptsplit.envs.world import build_world
 from adaptsplit.scenario import Scenario, load_scenario
 
@@ -27,13 +28,37 @@ class Episodes:
 
     def next(self, rows: Array) -> Array:
         """Return the seeds (len(rows),) of the rows' next episodes."""
-        seeds = [episode_seed(self.seed, int(row), int(self.count[row])) for row in rows]
-        self.count[rows] += 1
-        return np.array(seeds, dtype=np.uint64)
+        seeds = np.empty(len(rows), dtype=np.uint64)
+        episode_seeds_of(self.seed, rows, self.count, seeds)
+        return seeds
+
+
+class ArrayPool:
+    """Arrays that are used again once nobody else holds them: a fresh half megabyte costs a hundred page faults.
+
+    An array is free when nothing but the pool refers to it; views and tensors made of it keep it alive.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, most: int = 4) -> None:
+        self._shape, self._dtype, self._most = shape, dtype, most
+        self._arrays: list[Array] = [np.empty(shape, dtype=dtype)]
+        self._unused = next(sys.getrefcount(self._arrays[i]) for i in range(1))
+
+    def take(self) -> Array:
+        """Return an array with undefined content that nobody else holds."""
+        for i in range(len(self._arrays)):
+            if sys.getrefcount(self._arrays[i]) == self._unused:
+                return self._arrays[i]
+        array = np.empty(self._shape, dtype=self._dtype)
+        if len(self._arrays) < self._most:
+            self._arrays.append(array)
+        return array
 
 
 class SplitVectorEnv(VectorEnv[Array, Array, Array]):
     """``adaptsplit/Split-v0`` for n devices at once; see ``SplitEnv`` for spaces, reward and arguments.
+
+    ``threads`` shares large batches among threads (default: the machine's cores); results do not depend on it.
 
     Autoreset mode SAME_STEP: the observation returned with a finished episode is the next episode's first;
     ``infos["final_obs"]`` holds the last one.
@@ -52,6 +77,7 @@ class SplitVectorEnv(VectorEnv[Array, Array, Array]):
         actions: Actions = "multi",
         data: str | None = None,
         render_mode: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.scenario: Scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, data)
         self.num_envs = num_envs
@@ -61,8 +87,9 @@ class SplitVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_observation_space = observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.simulator = Simulator(build_world(self.scenario, split), num_envs)
+        self.simulator = Simulator(build_world(self.scenario, split), num_envs, threads=threads)
         self._episodes = Episodes(num_envs, 0)
+        self._pool = ArrayPool(self.simulator.observations.shape, np.float32)
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> Any:
         """Start an episode in every row; ``seed`` is one integer, or one per row for row 0's generator of each."""
@@ -70,23 +97,22 @@ class SplitVectorEnv(VectorEnv[Array, Array, Array]):
         super().reset(seed=first)
         self._episodes = Episodes(self.num_envs, int(self.np_random.integers(0, 1 << 63)))
         seeds = self._episodes.next(np.arange(self.num_envs))
-        return self.simulator.reset(seeds).copy(), {"episode_seed": seeds}
+        self.simulator.observations = self._pool.take()
+        return self.simulator.reset(seeds), {"episode_seed": seeds}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Decide in every row; finished rows start their next episode."""
-        observations, rewards, done = self.simulator.step(to_decisions(self.decisions, self.actions, actions))
-        terminated = self.simulator.terminated.copy()
-        truncated = done & ~terminated
-        infos: dict[str, Any] = {}
-        finished = np.flatnonzero(done)
-        rewards = rewards.copy()
-        if len(finished):
-            infos = self._restart(finished, done, observations)
-        return self.simulator.observations.copy(), rewards, terminated, truncated, infos
+        step_with(self.simulator, self.decisions, self.actions, actions, self._pool.take())
+        rewards, done = self.simulator.rewards.copy(), self.simulator.done.copy()
+        terminated, infos = np.zeros_like(done), {}
+        if done.any():
+            finished = np.flatnonzero(done)
+            terminated[finished] = self.simulator.terminated[finished]
+            infos = self._restart(finished, done)
+        return self.simulator.observations, rewards, terminated, done & ~terminated, infos
 
-    def _restart(self, finished: Array, done: Array, observations: Array) -> dict[str, Any]:
+    def _restart(self, finished: Array, done: Array) -> dict[str, Any]:
         final = np.full(self.num_envs, None, dtype=object)
-        for row in finished:
-            final[row] = observations[row].copy()
+        final[finished] = list(self.simulator.observations[finished])
         self.simulator.reset_rows(finished, self._episodes.next(finished))
-        return {"final_obs": final, "_final_obs": done.copy()}
+        return {"final_obs": final, "_final_obs": done}

@@ -1,6 +1,6 @@
 """The compiled core's view of a scenario: profile tables, links and constants of one split as plain arrays.
 
-Letters: N profile rows (frames), B branches, R rates, Q quantile levels, S flights, T thresholds.
+Letters: N profile rows (frames), B branches, R rates, Q quantile levels, S flights, T exit rules, C cells, K points.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptsplit.envs.exogenous import Board, Server, build_board, build_server
 from adaptsplit.envs.link_table import LinkTable, build_table
 from adaptsplit.profiles import Profile
 from adaptsplit.scenario import Scenario
 
 Array = NDArray[Any]
 
-KIND_SPLIT, KIND_OFFLOAD, KIND_LOCAL = 0, 1, 2
-_KINDS = {"split": KIND_SPLIT, "offload": KIND_OFFLOAD, "local": KIND_LOCAL}
+KIND_SPLIT, KIND_OFFLOAD, KIND_LOCAL, KIND_SKIP = 0, 1, 2, 3
+_KINDS = {"split": KIND_SPLIT, "offload": KIND_OFFLOAD, "local": KIND_LOCAL, "skip": KIND_SKIP}
+UNLABELLED = 255
 
 
 class Outcomes(NamedTuple):
@@ -31,6 +33,18 @@ class Outcomes(NamedTuple):
     payload: Array  # (N + 1, B, R) f4 bytes
     sharpness: Array  # (N + 1,) f4
     difference: Array  # (N + 1,) f4
+
+
+class Answers(NamedTuple):
+    """What was answered for each cell, and what is true: the quality of an answer that is used again for a later frame.
+
+    Where ``labelled`` is false (label-free objective, planners) the held answer's own quality decays instead, by the
+    profile's retention per frame.
+    """
+
+    given: Array  # (N + 1, B, R + 1, C) u1 class; rate R is the exit's answer
+    truth: Array  # (N + 1, C) u1, 255 where a cell has no label
+    labelled: bool
 
 
 class Stages(NamedTuple):
@@ -59,30 +73,37 @@ class Constants(NamedTuple):
     prior_bps: float
     prior_rtt_s: float
     prior_server_s: float
+    retention: float  # share of cells whose answer is the same one frame later
 
 
 class Weights(NamedTuple):
-    """Reward of a frame = quality * q - energy * e - bytes * b - switch * s - miss * m."""
+    """Reward of a frame = quality * q - energy * e - bytes * b - switch * s - miss * m - latency * l."""
 
     quality: float
     energy_per_j: float
     per_byte: float
     switch: float
     miss: float
+    latency_per_s: float
 
 
 class World(NamedTuple):
     """Everything that the transition function reads; it writes only the state row and the outcome log."""
 
     outcomes: Outcomes
+    answers: Answers
     stages: Stages
     links: LinkTable
+    server: Server
+    device: Board
     constants: Constants
     weights: Weights
     kind: Array  # (B,) i8
     rates: Array  # (B,) i8 number of rates
     exit_branch: Array  # (B,) i8
     thresholds: Array  # (T,) f8
+    patience: Array  # (T,) f8
+    grid: Array  # (B * R * T, 3) i8 the decision that each point of the full grid stands for
     flight_first: Array  # (S,) i8
     flight_count: Array  # (S,) i8
 
@@ -94,16 +115,22 @@ def build_world(scenario: Scenario, split: str, *, label_free: bool | None = Non
     """
     profile, space = scenario.profile(split), scenario.space
     first, count = _flights(profile.segment)
+    free = scenario.label_free if label_free is None else label_free
     return World(
-        _outcomes(profile, scenario.label_free if label_free is None else label_free),
+        _outcomes(profile, free),
+        _answers(profile, not free),
         _stages(scenario),
         build_table(scenario.links(split)),
+        build_server(scenario, split),
+        build_board(scenario, split),
         _constants(scenario),
         Weights(*scenario.objective.weights()),
         np.array([_KINDS[branch.kind] for branch in space.branches], dtype=np.int64),
         space.rates_per_branch,
         space.exit_branches,
         np.array(space.thresholds, dtype=np.float64),
+        np.array(space.patience, dtype=np.float64),
+        space.grid,
         first,
         count,
     )
@@ -123,6 +150,13 @@ def _outcomes(profile: Profile, label_free: bool) -> Outcomes:
         profile.difference,
     )
     return Outcomes(*(_with_average(table) for table in tables))
+
+
+def _answers(profile: Profile, labelled: bool) -> Answers:
+    given = np.concatenate([profile.tail_prediction, profile.exit_prediction[:, :, None]], axis=2)
+    truth = np.where(profile.labels < 0, UNLABELLED, profile.labels).astype(np.uint8)
+    unknown = np.full_like(truth[:1], UNLABELLED)
+    return Answers(np.concatenate([given, given[:1] * 0]), np.concatenate([truth, unknown]), labelled)
 
 
 def _with_average(table: Array) -> Array:
@@ -162,6 +196,7 @@ def _constants(scenario: Scenario) -> Constants:
         prior_bps=priors.goodput_bps,
         prior_rtt_s=priors.rtt_s,
         prior_server_s=priors.server_s,
+        retention=scenario.summary().retention,
     )
 
 

@@ -70,6 +70,7 @@ def make_summary() -> ProfileSummary:
         exit_quality_below=exits[:, None] - 0.15 + 0.0 * ratio,
         tail_quality_below=tail[:, :, None] - 0.02 + 0.0 * levels,
         confidence_mean=exits,
+        retention=0.9,
     )
 
 

@@ -15,7 +15,9 @@ import pytest
 from adaptsplit import observation as obs
 from adaptsplit.agents import InterleavedController, PolicyNet, kind_of, make_controller, save_policy
 from adaptsplit.bundle import Bundle, export_bundle, load_bundle
+from adaptsplit.device_bridge.agent import session_config
 from adaptsplit.errors import BundleError, ConfigError
+from adaptsplit.evaluation.fidelity import check_flyable
 from adaptsplit.runtime import ModelFolder
 from adaptsplit.scenario import Scenario, load_scenario
 from adaptsplit.testing import check_controller
@@ -80,6 +82,33 @@ def test_what_the_device_and_the_edge_need_is_there(learned: Path, scenario: Sce
     assert bundle.classes == model.card.classes
     assert model.digest == ModelFolder.open(scenario.model_path).digest
     assert not list(bundle.path.rglob("*.safetensors"))
+
+
+def test_a_bundle_carries_the_skip_branch_and_patience_that_its_model_knows_nothing_of(tmp_path: Path) -> None:
+    reuse = load_scenario("flight-reuse")
+    bundle = export_bundle("static:skip/0/0", reuse, tmp_path / "b")
+    assert bundle.space == reuse.space
+    assert (bundle.space.branches[-1].kind, sorted(set(bundle.space.patience))) == ("skip", [0.5, 1.0])
+    assert bundle.controller.name == "static:skip/0/0"
+    assert bundle.stages.head(len(bundle.space.branches) - 1) == 0.0
+    assert session_config(bundle, bytes(16), 10).retention == pytest.approx(reuse.summary().retention, rel=1e-5)
+    assert "skip" not in {card.name for card in ModelFolder.open(bundle.model_path).card.branches}
+
+
+def test_a_published_table_has_no_network_to_export_or_fly(learned: Path, tmp_path: Path) -> None:
+    published = load_scenario("published-tx2-vgg16")
+    with pytest.raises(ConfigError, match="numbers without a network") as error:
+        export_bundle("deadline", published, tmp_path / "b")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="numbers without a network"):
+        check_flyable(load_bundle(learned), published)
+
+
+def test_a_bundle_flies_on_a_scenario_with_its_decisions_only(learned: Path, scenario: Scenario) -> None:
+    check_flyable(load_bundle(learned), scenario)
+    with pytest.raises(ConfigError, match=r"made for scenario 'flight-lte'.*--scenario flight-reuse"):
+        check_flyable(load_bundle(learned), load_scenario("flight-reuse"))
 
 
 def test_stage_times_are_those_of_the_named_device(learned: Path, scenario: Scenario) -> None:
@@ -153,7 +182,10 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "no model": (lambda m: m.update(files={}), "not listed"),
     "unknown controller": (lambda m: m["controller"].update(kind="rule", source="deadlin"), "did you mean 'deadline'"),
     "policy elsewhere": (lambda m: m["controller"].update(source="../policy.npz"), "not a file of the bundle"),
-    "space": (lambda m: m["space"].update(thresholds=[0.0, 0.5]), "another decision space"),
+    "space": (lambda m: m["space"].update(thresholds=[0.0, 0.5], patience=[1.0, 1.0]), "another decision space"),
+    "patience": (lambda m: m["space"].update(patience=[1.0]), "a share in"),
+    "no patience": (lambda m: m["space"].pop("patience"), "not of the expected form"),
+    "retention": (lambda m: m["summary"].update(retention="much"), "retention"),
     "branches": (lambda m: m["space"].update(branches=[]), "at least one"),
     "stages": (lambda m: m["stages"].update(signal_s=[0.1]), "do not fit"),
     "negative time": (lambda m: m["stages"]["signal_s"].__setitem__(0, -1.0), "below 0"),

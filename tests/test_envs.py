@@ -1,7 +1,11 @@
-"""The environments: Gymnasium's and SB3's checkers, single equals row of batch, no leak from the future."""
+"""The environments: Gymnasium's and SB3's checkers, single equals row of batch, no leak from the future.
+
+Every test runs on the plain ``flight-lte`` and on ``everything``: all that a scenario can switch on, at once.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -19,7 +23,7 @@ from adaptsplit.agents.static import StaticController
 from adaptsplit.controller import Stateless
 from adaptsplit.decision import Decision
 from adaptsplit.envs import Simulator, build_world, episode_seeds, run_episodes
-from adaptsplit.envs.layout import DONE, HEAD_ACK, TAIL, TRACKER
+from adaptsplit.envs.layout import DONE, HEAD_ACK, SLOT_USED, TAIL, THROTTLE, TRACKER
 from adaptsplit.envs.link import finish
 from adaptsplit.envs.link_table import build_table
 from adaptsplit.envs.packed import pack
@@ -31,9 +35,53 @@ from adaptsplit.scenario import Scenario, load_scenario
 Array = NDArray[Any]
 
 
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
-    return load_scenario("flight-lte")
+def _everything() -> dict[str, Any]:
+    """Every option at once. The air is 45 degC: at 40 a Pi 4B settles below its soft limit and never throttles."""
+
+    def links(first: int) -> list[dict[str, Any]]:
+        far = {"environment": "UMa", "bandwidth_hz": 10e6, "cell_share": 0.03, "antenna_gain_db": -15}
+        far["flight"] = {"height_m": 40, "distance_m": [1500, 3500], "random_start": True}
+        make = {"kind": "generate", "generator": "air-to-ground", "duration_s": 120, "family": "air"}
+        return [{**make, "seeds": [f"{first}-{first + 5}"], "parameters": far}]
+
+    levels = [{"utilisation": 0.2, "mean_s": 3.0}, {"utilisation": 0.85, "mean_s": 2.0}]
+    return {
+        "name": "everything",
+        "description": "Every option at once.",
+        "profile": "flight",
+        "frames": "flight",
+        "fps": 10,
+        "deadline_s": 0.25,
+        "episode_s": 30,
+        "patience": [0.5, 1.0],
+        "skip": True,
+        "device": {
+            "compute": "raspberry-pi-4b",
+            "radio": "5g",
+            "flight_w": 22,
+            "battery_wh": 0.6,  # some episodes end on an empty battery
+            "load": {"idle_load": 0.1, "busy_load": 0.6, "mean_idle_s": 4, "mean_busy_s": 4},
+            "thermal": True,
+            "ambient_c": 45,
+            "dvfs": True,
+        },
+        "server": {"utilisation": levels, "job_s": 0.01, "batch_window_s": 0.02, "batch_marginal": 0.5},
+        "priors": {"goodput_bps": 1.5e6, "rtt_s": 0.07, "server_s": 0.01},
+        "objective": {
+            "quality": 1.0,
+            "energy_per_j": 0.3,
+            "bytes_per_kib": 0.002,
+            "switch": 0.01,
+            "miss": 0.1,
+            "latency_per_s": 0.2,
+        },
+        "links": {"train": links(1), "validation": links(101), "test": links(201)},
+    }
+
+
+@pytest.fixture(scope="module", params=["flight-lte", "everything"])
+def scenario(request: pytest.FixtureRequest) -> Scenario:
+    return load_scenario(_everything() if request.param == "everything" else request.param)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +161,10 @@ def test_every_frame_has_one_outcome_and_rewards_add_up(scenario: Scenario, worl
     rng, n = np.random.default_rng(2), 128
     simulator = Simulator(world, n, keep_all=True)
     simulator.reset(episode_seeds(1, n, "train"))
-    total = np.zeros(n)
+    total, throttled = np.zeros(n), 0.0
     while not simulator.done.all():
         seen, rewards, _ = simulator.step(_random_decisions(rng, scenario.space.shape, n))
+        throttled = max(throttled, float(simulator.states[:, THROTTLE].max()))
         total += rewards
         assert np.isfinite(seen).all()
         assert seen.min() >= 0
@@ -132,8 +181,69 @@ def test_every_frame_has_one_outcome_and_rewards_add_up(scenario: Scenario, worl
     assert np.nanmax(log["answer_latency_s"][answered]) <= scenario.deadline_s + 1e-6
     assert np.isnan(log["answer_latency_s"][~answered]).all()
     assert (log["quality"][~answered] == 0).all()
-    for path in Path:
-        assert (log["path"] == path).any(), f"random decisions never led to {path.name}"
+    possible = set(Path) if scenario.file.skip else set(Path) - {Path.STALE}
+    assert {Path(int(path)) for path in np.unique(log["path"])} == possible
+    assert (throttled > 0) == scenario.file.device.thermal
+    assert simulator.terminated.any() == (scenario.name == "everything")
+
+
+def test_threads_do_not_change_results(scenario: Scenario, world: adaptsplit.envs.World) -> None:
+    rng, n = np.random.default_rng(3), 4096
+    one, two = Simulator(world, n, threads=1), Simulator(world, n, threads=2)
+    for simulator in (one, two):
+        simulator.reset(episode_seeds(6, n, "train"))
+    for _ in range(60):
+        taken = _random_decisions(rng, scenario.space.shape, n)
+        for single, shared in zip(one.step(taken), two.step(taken), strict=True):
+            assert np.array_equal(single, shared)
+    assert one.states.tobytes() == two.states.tobytes()
+    assert one.logs.tobytes() == two.logs.tobytes()
+
+
+def test_any_point_of_the_grid_acts_as_its_representative(scenario: Scenario, world: adaptsplit.envs.World) -> None:
+    """Row i walks through the whole grid from point i on: as named in one simulator, canonical in the other."""
+    space = scenario.space
+    every = np.stack([axis.ravel() for axis in np.indices(space.shape)], axis=1)
+    n = len(every)
+    assert len(space.table) < n
+    named, same = Simulator(world, n, keep_all=True), Simulator(world, n, keep_all=True)
+    for simulator in (named, same):
+        simulator.reset(episode_seeds(2, n, "train"))
+    for k in range(40):
+        points = (np.arange(n) + 7 * k) % n
+        named.step(every[points])
+        same.step(space.canonical(every[points]))
+    assert named.states.tobytes() == same.states.tobytes()
+    assert named.logs.tobytes() == same.logs.tobytes()
+    decided = named.logs[named.logs["branch"] >= 0]
+    assert (decided["rate"] < space.rates_per_branch[decided["branch"]]).all()
+
+
+def test_decisions_outside_the_space_are_refused(scenario: Scenario, world: adaptsplit.envs.World) -> None:
+    simulator = Simulator(world, 2)
+    simulator.reset(episode_seeds(0, 2, "train"))
+    before = simulator.states.copy()
+    for wrong in ([[0, 0, 0], list(scenario.space.shape)], [[0, 0, -1], [0, 0, 0]], [[0, 0, 0]]):
+        with pytest.raises(IndexError, match=r"expected \(2, 3\) indices below"):
+            simulator.step(np.array(wrong))
+    assert np.array_equal(simulator.states, before, equal_nan=True)
+
+
+def test_terms_of_a_step_add_up_to_its_reward(scenario: Scenario) -> None:
+    """Where exactly one frame was settled in the step, the named terms of its record are the step's reward."""
+    env = gym.make("adaptsplit/Split-v0", scenario=scenario)
+    env.reset(seed=4)
+    env.action_space.seed(4)
+    frame, compared, waiting = 0, 0, False
+    for _ in range(200):
+        _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        if info["settled"] and not waiting and info["frame"] == frame + 1:
+            assert sum(info["terms"].values()) == pytest.approx(reward, abs=1e-6)
+            compared += 1
+        frame, waiting = info["frame"], not info["settled"]
+        if terminated or truncated:
+            break
+    assert compared > 50
 
 
 def test_observation_does_not_depend_on_the_future(scenario: Scenario, world: adaptsplit.envs.World) -> None:
@@ -148,7 +258,7 @@ def test_observation_does_not_depend_on_the_future(scenario: Scenario, world: ad
     later = (at > moment) & (at < scenario.episode_s + 10)
     capacity, rtt = trace.capacity_bps.copy(), trace.rtt_s.copy()
     capacity[later], rtt[later] = capacity[later] * 0.05 + 10.0, rtt[later] * 3
-    traces[link] = type(trace)(trace.name, trace.family, trace.dt_s, capacity, rtt, trace.loss, None, ("altered",))
+    traces[link] = dataclasses.replace(trace, capacity_bps=capacity, rtt_s=rtt)
     altered = Simulator(world._replace(links=build_table(traces)), 1)
     altered.reset(seeds)
     rng = np.random.default_rng(0)
@@ -216,7 +326,7 @@ def test_estimators_are_the_same_compiled_and_plain(scenario: Scenario, world: a
             s, seen = simulator.states[i], simulator.observations[i]
             wait = float(observation.physical(seen, "frame_wait"))
             sharp, moved = (float(observation.physical(seen, name)) for name in ("sharpness", "difference"))
-            observation.observe(s[TRACKER:], float(simulator.now[i]), wait, s[23], sharp, moved, raw)
+            observation.observe(s[TRACKER:], float(simulator.now[i]), wait, s[SLOT_USED], sharp, moved, raw)
             observation.normalise(raw, out)
             np.testing.assert_allclose(out, seen, atol=1e-6)
 

@@ -26,6 +26,7 @@ SPACE = DecisionSpace(
 def by_hand() -> Outcomes:
     """Two episodes of four frames: one of each way to answer, then a quiet one."""
     records = np.zeros((2, 4), dtype=OUTCOME)
+    records["patience"] = 1.0
     records["remote_latency_s"] = records["agreement"] = np.nan
     rows = [
         # path, branch, quality, answer, remote, bytes, compute, radio, switched

@@ -45,7 +45,7 @@ def outcomes_of(quality: float, seed: int) -> Outcomes:
     records["quality"] = np.clip(quality + shared + rng.normal(0, 0.01, records.shape), 0, 1)
     records["frame"] = np.arange(FRAMES)
     records["arrived_s"] = np.arange(FRAMES) / 5
-    records["threshold"] = 0.8
+    records["threshold"], records["patience"] = 0.8, 1.0
     records["sent_bytes"] = np.where(sent, 1500, 0)
     records["answer_latency_s"] = np.where(records["path"] == Path.MISS, np.nan, 0.05 + 0.15 * draw)
     records["remote_latency_s"] = np.where(sent, 0.1 + 0.2 * draw, np.nan)

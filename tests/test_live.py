@@ -23,6 +23,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from adaptsplit import estimators as est
+from adaptsplit import observation
 from adaptsplit.bundle import Bundle, export_bundle
 from adaptsplit.decision import BranchSpec
 from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto, free_port
@@ -122,6 +123,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     links = {split: [{**link, "seeds": [seed]}] for seed, split in enumerate(("train", "validation", "test"))}
     value: dict[str, Any] = {"name": "tiny", "description": "tiny", "profile": str(root / "profile")}
     value |= {"frames": "flight", "fps": FPS, "deadline_s": 0.25, "episode_s": 10, "links": links}
+    value |= {"skip": True, "patience": [0.15, 1.0]}
     value |= {"device": {"compute": "raspberry-pi-4b", "radio": "lte", "battery_wh": 60}}
     value |= {"priors": {"goodput_bps": 1e6, "rtt_s": 0.05, "server_s": 0.01}, "objective": {"quality": 1}}
     return export_bundle("static:stem/1/1.01", load_scenario(value), root / "bundle")
@@ -156,7 +158,37 @@ def test_a_shaped_link_delivers_what_and_when_the_trace_says(bundle: Bundle, tmp
     assert log["radio_j"].min() > 0
 
     lines = [json.loads(line) for line in (tmp_path / "out" / "live.jsonl").read_text().splitlines()]
-    assert all(len(line["observation"]) == 33 and line["controller"] == name for line in lines)
+    assert all(len(line["observation"]) == observation.SIZE and line["controller"] == name for line in lines)
+
+
+def test_skipped_frames_are_answered_with_what_is_held_and_short_patience_ends_early(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """In turn: skip, send with patience 0.15 (37.5 ms), skip, send with patience 1; a result takes about 80 ms.
+
+    So the first skip finds the late result of the hasty frame three frames ago, the second one its exit's answer.
+    """
+    skip, hasty, patient = "static:skip/0/0", "static:stem/1/1.01@0.15", "static:stem/1/1.01"
+    trace, options = steady(2e6, 0.07), LiveOptions(block=1)
+    run = run_live(bundle, LiveFrames(count=80), trace, [skip, hasty, skip, patient], options, out=tmp_path / "out")
+    skipped, short, long = (run.outcomes[name] for name in (skip, hasty, patient))
+    assert sum(len(log) for log in run.outcomes.values()) == 80
+    assert (long["path"] == Route.REMOTE).mean() > 0.8
+    assert (short["path"] == Route.FALLBACK_LATE).mean() > 0.8
+    assert np.median(short["answer_latency_s"]) == pytest.approx(0.0375, abs=1e-4)
+    assert np.nanmedian(short["remote_latency_s"]) > 0.07
+    assert skipped["path"][0] == Route.MISS
+    assert (skipped["path"] == Route.STALE).mean() > 0.9
+    stale = skipped[skipped["path"] == Route.STALE]
+    assert not stale["sent_bytes"].any()
+    assert np.isfinite(stale["quality"]).all()
+    fallbacks = {row["frame"]: row["confidence"] for row in short[short["path"] == Route.FALLBACK_LATE]}
+    kept = [row["confidence"] / fallbacks[row["frame"] - 1] for row in stale if row["frame"] - 1 in fallbacks]
+    assert len(kept) > 10
+    assert np.median(kept) == pytest.approx(bundle.summary.retention, rel=1e-5)
+    took = stale["arrived_s"] + stale["answer_latency_s"] - stale["decided_s"]
+    assert took == pytest.approx(stale["compute_j"] / bundle.context.compute_w, abs=1e-5)
+    assert np.median(stale["compute_j"]) < 0.5 * np.median(short["compute_j"])
 
 
 def test_broker_and_edge_die_at_random_instants_and_no_frame_is_lost(bundle: Bundle, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,14 +18,20 @@ from adaptsplit import estimators as est
 from adaptsplit.decision import BranchSpec, Decision, DecisionSpace
 from adaptsplit.device_bridge.actions import Action, Beat, Decide, Encode, Look, Run, Send, SessionConfig, Settled
 from adaptsplit.device_bridge.device_link import Edges, EdgeSeen
-from adaptsplit.device_bridge.edge_session import MAX_PER_DEVICE, EdgeSession, Reply, TailAnswer, Work
+from adaptsplit.device_bridge.edge_session import MAX_PER_DEVICE, EdgeSession, Job, Reply, TailAnswer, Work
+from adaptsplit.device_bridge.flight import Energy, Prediction
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Result, Status, parse_message
 from adaptsplit.device_bridge.session import DeviceSession
 from adaptsplit.device_bridge.topics import DeviceTopics, edge_connection
 from adaptsplit.device_bridge.transport import MemoryHub, MemoryTransport, Will
 from adaptsplit.links import LinkClock, LinkTrace
+from adaptsplit.observation import physical
 from adaptsplit.outcome import OUTCOME, Outcomes, Path
 
+if TYPE_CHECKING:
+    from adaptsplit.envs.world import World
+
+Seen = dict[int, NDArray[np.float32]]
 SESSION = bytes(range(16))
 SPACE = DecisionSpace(
     (
@@ -36,7 +43,13 @@ SPACE = DecisionSpace(
     (0.0, 0.6, 1.01),
 )
 SEND, EXIT_HERE, LOCAL = Decision(0, 1, 2), Decision(0, 0, 0), Decision(3, 0, 0)
+WIDE = DecisionSpace(  # with both optional parts; the decisions above keep branch, rate and threshold
+    (*SPACE.branches, BranchSpec("skip", "skip")), (0.0, 0.6, 1.01, 1.01), (1.0, 0.8, 0.8, 1.0)
+)
+HASTY = replace(WIDE, patience=(1.0, 0.3, 0.3, 1.0))
+SEND_SHORT, SEND_LONG, SKIP = Decision(0, 1, 2), Decision(0, 1, 3), Decision(4, 0, 0)
 CONFIG = SessionConfig(SESSION, SPACE, fps=10.0, deadline_s=0.25, frames=20)
+WIDE_CONFIG = replace(CONFIG, space=WIDE, retention=0.9)
 TOPICS = DeviceTopics("default", "d")
 ANSWER = TailAnswer(b"\1" * 16, 0.9)
 
@@ -61,11 +74,15 @@ class Bench:
     confidence: Callable[[int, Decision], float] = lambda frame, decision: 0.5
     signals: Callable[[int], tuple[float, float]] = lambda frame: (0.1, 0.1)
     quality: Callable[[int, bool], float] = lambda frame, remote: 0.5
+    grade: Callable[[int, Prediction], float] | None = None
+    exit_answer: Callable[[int, Decision], Prediction] = lambda frame, decision: np.zeros(16, np.uint8)
+    tail_answer: Callable[[FrameMessage], TailAnswer] = lambda message: ANSWER
     deliver: Callable[[object, float], bool] = lambda message, now: True
 
     def __post_init__(self) -> None:
-        self.device = DeviceSession(self.config, lambda frame, p: self.quality(frame, bool(p[0])))
-        self.edge = EdgeSession("default", len(SPACE.branches))
+        grade = self.grade or (lambda frame, p: self.quality(frame, bool(p[0])))
+        self.device = DeviceSession(self.config, grade)
+        self.edge = EdgeSession("default", len(self.config.space.branches))
         self.clock = LinkClock(self.trace, self.offset_s)
         self.records: list[Outcomes] = []
         self.observations: dict[int, NDArray[np.float32]] = {}
@@ -121,7 +138,8 @@ class Bench:
 
     def ran(self, action: Run) -> None:
         confidence = self.confidence(action.frame, action.decision)
-        self.do(self.device.ran(action.frame, np.zeros(16, np.uint8), confidence, self.now))
+        answer = self.exit_answer(action.frame, action.decision)
+        self.do(self.device.ran(action.frame, answer, confidence, self.now))
 
     def encoded(self, action: Encode) -> None:
         self.do(self.device.encoded(action.frame, bytes(self.payload(action.frame, action.decision)), self.now))
@@ -142,12 +160,15 @@ class Bench:
             if isinstance(action, Work):
                 job = action.job
                 tail_s = self.tail_s(job.message.branch)
-                self.at(self.now + tail_s, lambda j=job: self.do_edge(self.edge.worked(j, ANSWER, self.now)))
+                self.at(self.now + tail_s, lambda j=job: self.worked(j))
             else:
                 message = parse_message(action.payload)
                 self._last_down = max(self.now + 0.5 * self.clock.rtt(self.now), self._last_down)
                 if self.deliver(message, self.now):
                     self.at(self._last_down, lambda m=message: self.give(m))
+
+    def worked(self, job: Job) -> None:
+        self.do_edge(self.edge.worked(job, self.tail_answer(job.message), self.now))
 
     def give(self, message: object) -> None:
         self.messages_down.append(message)
@@ -213,10 +234,10 @@ def test_the_slot_keeps_the_newest_frame_and_the_older_answers_at_once() -> None
     assert passed[0].outcome["answer_latency_s"][0] == pytest.approx(0.13)
 
 
-def hand_over(session: DeviceSession, frame: int, now: float) -> list[Action]:
+def hand_over(session: DeviceSession, frame: int, now: float, decision: Decision = SEND) -> list[Action]:
     session.tick(frame / 10)
     session.looked(frame, 0.1, 0.1, now)
-    session.decided(frame, SEND, now)
+    session.decided(frame, decision, now)
     session.ran(frame, np.zeros(16, np.uint8), 0.4, now)
     return session.encoded(frame, bytes(500), now)
 
@@ -400,15 +421,16 @@ def as_decision(row: NDArray[np.int64]) -> Decision:
     return Decision(*(int(v) for v in row))
 
 
-def test_one_record_per_frame_under_random_faults() -> None:
+@pytest.mark.parametrize("space", [SPACE, WIDE], ids=["plain", "skip and patience"])
+def test_one_record_per_frame_under_random_faults(space: DecisionSpace) -> None:
     """Messages vanish, repeat and arrive out of place; connections come and go; every frame ends exactly once."""
     for seed in range(40):
         rng = np.random.default_rng(seed)
         bench = Bench(
-            config=replace(CONFIG, frames=50, lost_after_s=float(rng.uniform(0.2, 2)), give_up_s=1.0),
+            config=replace(CONFIG, space=space, frames=50, lost_after_s=float(rng.uniform(0.2, 2)), give_up_s=1.0),
             trace=steady(float(10 ** rng.uniform(4.5, 6.5)), 0.05),
             head_s=lambda decision, r=rng: float(r.uniform(0.01, 0.2)),
-            decide=lambda frame, r=rng: as_decision(SPACE.table[r.integers(len(SPACE.table))]),
+            decide=lambda frame, r=rng: as_decision(space.table[r.integers(len(space.table))]),
             confidence=lambda frame, decision, r=rng: float(r.random()),
         )
 
@@ -426,6 +448,7 @@ def test_one_record_per_frame_under_random_faults() -> None:
         log = bench.log()
         answered = log["path"] != Path.MISS
         assert (log["answer_latency_s"][answered] <= CONFIG.deadline_s + 1e-6).all()
+        assert (np.isnan(log["patience"]) == (log["branch"] < 0)).all()
         assert bench.device.tracker[est.UNACKED_COUNT] == bench.device.link_state().unacked
         assert sum(v for k, v in bench.device.counts.items() if k.startswith("path_")) == 50
 
@@ -585,40 +608,202 @@ def test_sessions_over_a_broker_in_memory_survive_the_edges_death() -> None:
     assert paths[20:] == ["REMOTE"] * 20
 
 
+# ---- frames that are skipped, and the answer that is held ------------------------------------------------------------
+
+
+def skipping(pattern: str, **changes: object) -> Bench:
+    """A bench whose frames follow a pattern: e exit, l local, s send (patience 1), h send (patience 0.8), - skip."""
+    choice = {"e": EXIT_HERE, "l": LOCAL, "s": SEND_LONG, "h": SEND_SHORT, "-": SKIP}
+    config = replace(WIDE_CONFIG, frames=len(pattern))
+    return Bench(config, decide=lambda frame: choice[pattern[frame]], **changes)  # type: ignore[arg-type]
+
+
+def test_a_skipped_frame_is_answered_at_once_with_the_held_answer() -> None:
+    """The held answer keeps 0.9 of its confidence per frame; only the content signals run and cost energy."""
+    bench = skipping("e--", confidence=lambda frame, d: 0.8)
+    bench.device = DeviceSession(
+        replace(bench.config, energy=Energy(compute_w=3.0)), lambda frame, p: (0.7, 0.6, 0.5)[frame]
+    )
+    log = bench.run().log()
+    assert [Path(p).name for p in log["path"]] == ["EXIT", "STALE", "STALE"]
+    assert log["confidence"] == pytest.approx([0.8, 0.72, 0.648])
+    assert log["quality"] == pytest.approx([0.7, 0.6, 0.5])  # the same answer, graded on each frame
+    assert log["answer_latency_s"] == pytest.approx([0.021, 0.001, 0.001])
+    assert log["compute_j"] == pytest.approx([0.063, 0.003, 0.003])
+    assert log["known_s"] == pytest.approx([0.021, 0.101, 0.201])
+    assert log["branch"].tolist() == [0, 4, 4]
+    assert log["exit_confidence"].tolist()[1:] == [0.0, 0.0]
+    assert np.isnan(log["agreement"]).all()
+    assert np.isnan(log["remote_latency_s"]).all()
+    assert bench.device.counts["path_stale"] == 2
+
+
+def test_a_skip_is_no_switch_and_leaves_the_last_branch() -> None:
+    log = skipping("e-e-l-e").run().log()
+    assert log["switched"].tolist() == [0, 0, 0, 0, 1, 0, 1]
+
+
+def test_a_skip_without_a_held_answer_is_a_miss() -> None:
+    bench = skipping("-e-").run()
+    assert [Path(p).name for p in bench.log()["path"]] == ["MISS", "EXIT", "STALE"]
+    assert bench.device.tracker[est.MISS_RATE] == pytest.approx(0.1 * 0.9 * 0.9)
+
+
+def test_a_skip_after_the_deadline_is_a_miss() -> None:
+    bench = skipping("e-")
+    bench.signals = lambda frame: setattr(bench, "signal_s", 0.3) or (0.1, 0.1)
+    assert [Path(p).name for p in bench.run().log()["path"]] == ["EXIT", "MISS"]
+
+
+def test_the_answer_of_the_newest_frame_is_held_also_when_it_came_too_late() -> None:
+    """Frame 0 is sent: its exit answers at 0.25 s; its result (confidence 0.9) comes at 0.374 s and replaces that.
+
+    Frames 1 and 2 (skipped at 0.1 and 0.2 s) find nothing, frame 3 the exit's answer, and
+    frame 4 the result, three and four frames old.
+    """
+    bench = skipping("s-----", tail_s=lambda branch: 0.3, quality=lambda frame, remote: 0.9 if remote else 0.4)
+    log = bench.run().log()
+    paths = [Path(p).name for p in log["path"]]
+    assert paths == ["FALLBACK_LATE", "MISS", "MISS", "STALE", "STALE", "STALE"]
+    assert log["confidence"][3:] == pytest.approx([0.5 * 0.9**3, 0.9 * 0.9**4, 0.9 * 0.9**5])
+    assert log["quality"][3:] == pytest.approx([0.4, 0.9, 0.9])
+
+
+def test_a_late_result_does_not_replace_the_answer_of_a_newer_frame() -> None:
+    bench = skipping("se----", tail_s=lambda branch: 0.3, quality=lambda frame, remote: 0.9 if remote else 0.4)
+    log = bench.run().log()
+    assert bench.device.counts["late_result"] == 1
+    assert log["quality"][2:].tolist() == pytest.approx([0.4] * 4)
+    assert bench.device.tracker[est.HELD_AT] == pytest.approx(0.1)
+
+
+def test_a_frame_that_was_passed_over_leaves_its_exits_answer() -> None:
+    bench = skipping("s-")
+    bench.do(bench.device.link_changed(False, 0.0))
+    assert [Path(p).name for p in bench.run().log()["path"]] == ["FALLBACK_PASSED", "STALE"]
+
+
+def test_what_is_held_is_observed() -> None:
+    bench = skipping("e--", confidence=lambda frame, d: 0.8).run()
+    seen = np.array([bench.observations[frame] for frame in range(3)])
+    assert physical(seen, "held_age").tolist() == pytest.approx([2.0, 0.101, 0.201], abs=1e-6)
+    assert physical(seen, "held_confidence").tolist() == pytest.approx([0.0, 0.8, 0.8], abs=1e-6)
+    assert physical(seen, "last_branch").tolist() == pytest.approx([0.0, 0.0, 1.0], abs=1e-6)
+
+
+# ---- patience -----------------------------------------------------------------------------------------------------
+
+
+def test_the_exit_answers_when_patience_ends_and_the_result_is_waste() -> None:
+    """Patience 0.8 of 0.25 s: the result at 0.234 s is in time for a patience of 1, and late for this one."""
+    for letter, path, latency in (("h", Path.FALLBACK_LATE, 0.2), ("s", Path.REMOTE, 0.234384)):
+        bench = skipping(letter, tail_s=lambda branch: 0.16).run()
+        row = bench.log()[0]
+        assert Path(row["path"]) is path
+        assert row["answer_latency_s"] == pytest.approx(latency, abs=1e-6)
+        assert row["remote_latency_s"] == pytest.approx(0.234384, abs=1e-6)
+        assert row["patience"] == pytest.approx(0.8 if letter == "h" else 1.0)
+        assert bench.device.counts["late_result"] == (letter == "h")
+
+
+def test_patience_never_ends_before_the_exit_has_run_nor_after_the_deadline() -> None:
+    """The head ends at 0.221 s, after the patience (0.2 s): the exit answers as soon as it can."""
+    bench = skipping("h", head_s=lambda decision: 0.22, encode_s=lambda decision: 0.01).run()
+    assert bench.paths() == {"FALLBACK_PASSED": 1}
+    assert float(bench.log()["answer_latency_s"][0]) == pytest.approx(0.221)
+    late = skipping("h", head_s=lambda decision: 0.26).run()
+    assert late.paths() == {"MISS": 1}
+
+
+def test_the_slot_is_given_up_when_patience_ends() -> None:
+    """No acknowledgement comes: frames 0 and 1 fill the window; frame 2 waits in the slot, frame 3 drives it out."""
+    assert slot_end("sshe") == ("FALLBACK_PASSED", pytest.approx(0.2))
+    assert slot_end("ssse") == ("FALLBACK_PASSED", pytest.approx(0.25))
+    assert slot_end("sssse") == ("FALLBACK_PASSED", pytest.approx(0.126, abs=1e-3))
+
+
+def slot_end(pattern: str) -> tuple[str, float]:
+    """How frame 2 of a pattern ends when nothing is ever acknowledged."""
+    bench = skipping(pattern, deliver=lambda message, now: False)
+    bench.device.tracker[est.GOODPUT] = 1e8
+    row = bench.run().log()[2]
+    return Path(row["path"]).name, float(row["answer_latency_s"])
+
+
+def test_the_sender_asks_for_a_result_within_the_patience() -> None:
+    """Behind another message, a result is predicted 0.2 to 0.25 s after the frame's arrival: in time for patience 1."""
+    for decision, goes in ((SEND_SHORT, False), (SEND_LONG, True)):
+        session = DeviceSession(WIDE_CONFIG, lambda frame, p: 1.0)
+        hand_over(session, 0, 0.03)
+        session.tracker[est.RTT] = 0.08
+        assert 0.3 < est.predicted_result_s(session.tracker, 0.13, 500 + est.OVERHEAD_BYTES) < 0.35
+        assert isinstance(hand_over(session, 1, 0.13, decision)[0], Send) is goes
+
+
+def test_a_short_patience_ends_before_a_long_one_that_began_earlier() -> None:
+    bench = skipping("sh-", deliver=lambda message, now: not isinstance(message, Result))
+    bench.device = DeviceSession(replace(bench.config, space=HASTY), lambda frame, p: 1.0)
+    bench.confidence = lambda frame, d: (0.5, 0.6)[frame]
+    row = bench.run().log()[2]
+    assert Path(row["path"]) is Path.STALE  # at 0.2 s frame 1 has been answered (0.175 s), frame 0 not yet (0.25 s)
+    assert row["confidence"] == pytest.approx(0.6 * 0.9)
+
+
+def test_lost_results_are_known_when_patience_ends() -> None:
+    bench = skipping("h", deliver=lambda message, now: not isinstance(message, Result)).run()
+    assert bench.log()["known_s"].tolist() == pytest.approx([0.2])
+
+
 # ---- the same rules as the simulator ------------------------------------------------------------------------------
 
 
-def profile_world(seed: int, trace: LinkTrace, frames: int, rows: int, window: int) -> object:
-    """A simulator world with constant stage times and random outcomes over ``SPACE``."""
+CELLS, CLASSES, FIRST_ROW = 16, 4, 5
+
+
+def profile_world(seed: int, trace: LinkTrace, frames: int, rows: int, window: int, space: DecisionSpace) -> World:
+    """A simulator world with constant stage times, and random answers whose qualities and agreements follow."""
+    from adaptsplit.envs.exogenous import NOTHING, Board, Server, Thermal
     from adaptsplit.envs.link_table import build_table
-    from adaptsplit.envs.world import Constants, Outcomes, Stages, Weights, World
+    from adaptsplit.envs.world import UNLABELLED, Answers, Constants, Stages, Weights, World
+    from adaptsplit.envs.world import Outcomes as Measured
 
     rng = np.random.default_rng(seed)
-    b, r, _ = SPACE.shape
+    b, r, _ = space.shape
 
     def table(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
         return (rng.random((rows + 1, *shape)) * scale).astype(np.float32)
 
+    truth = rng.integers(CLASSES, size=(rows + 1, CELLS)).astype(np.uint8)
+    truth[:, ::5] = UNLABELLED
+    given = rng.integers(CLASSES, size=(rows + 1, b, r + 1, CELLS)).astype(np.uint8)
+    labelled = truth[:, None, None] != UNLABELLED
+    quality = ((given == truth[:, None, None]) & labelled).sum(axis=-1) / labelled.sum(axis=-1)
+    agreement = (given[:, :, :r] == given[:, space.exit_branches, r][:, :, None]).mean(axis=-1)
     payload = np.round(400 + table(b, r, scale=6000.0))
-    outcomes = Outcomes(table(b), table(b), table(b, r), table(b, r), 0.0 * table(b, r), payload, table(), table())
+    exits, tails = quality[:, :, r].astype(np.float32), quality[:, :, :r].astype(np.float32)
+    measured = Measured(exits, table(b), tails, table(b, r), agreement.astype(np.float32), payload, table(), table())
     head = np.repeat(rng.uniform(0.01, 0.12, (b, 1)), 2, axis=1)
     encode = np.repeat(rng.uniform(0.001, 0.02, (b, r, 1)), 2, axis=2)
     tail = np.tile(rng.uniform(0.005, 0.06, (b, 1, 1)), (1, r, 2))
-    stages = Stages(head, encode, tail, np.full(2, 1e-9))
     numbers = dict(fps=10.0, deadline_s=0.25, window=float(window), fifo=0.0, frames=frames, decision_s=0.0)
     powers = dict(compute_w=3.0, base_w=0.0, radio_w=1.0, radio_w_per_bps=1e-7, battery_j=1e9)
-    priors = dict(prior_bps=1e6, prior_rtt_s=0.05, prior_server_s=0.02)
-    kinds = np.array([0, 0, 1, 2])
+    priors = dict(prior_bps=1e6, prior_rtt_s=0.05, prior_server_s=0.02, retention=RETENTION)
+    kinds = ("split", "offload", "local", "skip")
     return World(
-        outcomes,
-        stages,
+        measured,
+        Answers(given, truth, labelled=True),
+        Stages(head, encode, tail, np.full(2, 1e-9)),
         build_table([trace]),
+        Server(NOTHING, NOTHING, NOTHING, 1.0, 0.0, 1.0),
+        Board(NOTHING, 1.0, Thermal(0.0, 25.0, 0.0, 1.0, 1e3, 1.0, 1e3, 1.0, 0.0, 1.0), False, NOTHING, NOTHING),
         Constants(**numbers, **powers, **priors),
-        Weights(1.0, 0.0, 0.0, 0.0, 0.0),
-        kinds,
-        SPACE.rates_per_branch,
-        SPACE.exit_branches,
-        np.array(SPACE.thresholds),
+        Weights(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        np.array([kinds.index(branch.kind) for branch in space.branches]),
+        space.rates_per_branch,
+        space.exit_branches,
+        np.array(space.thresholds),
+        np.array(space.patience),
+        space.grid,
         np.array([0]),
         np.array([rows]),
     )
@@ -634,59 +819,110 @@ def wild_trace(seed: int) -> LinkTrace:
     return LinkTrace("wild", "demo", 0.2, capacity, np.full(300, rng.uniform(0.02, 0.12)), np.zeros(300))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_session_and_the_simulator_settle_every_frame_alike(seed: int) -> None:
-    """Random decisions on a wild link: the same records and the same observations as the compiled simulator."""
-    pytest.importorskip("numba")
+RETENTION = 0.93
+EXACT = ("path", "branch", "rate", "switched", "sent_bytes")
+CLOSE = (
+    "decided_s",
+    "threshold",
+    "patience",
+    "quality",
+    "confidence",
+    "exit_confidence",
+    "agreement",
+    "answer_latency_s",
+    "remote_latency_s",
+    "compute_j",
+)
+
+
+def simulated(world: World, decisions: NDArray[np.int64], seed: int, offset_s: float) -> tuple[Outcomes, Seen]:
+    """Records (F,) and the observation of each decided frame, as the compiled simulator has them."""
     from adaptsplit.envs.simulator import Simulator, Stretch
 
-    frames, rows, window, trace, offset = 150, 40, 1 + seed % 3, wild_trace(seed), 3.7
-    world = profile_world(seed, trace, frames, rows, window)
-    rng = np.random.default_rng(seed)
-    decisions = SPACE.table[rng.integers(len(SPACE.table), size=frames)]
     simulator = Simulator(world, 1, keep_all=True)
     simulator.reset(np.array([seed], dtype=np.uint64))
-    observations = {0: simulator.place(Stretch(0, offset, 0, 5))[0].copy()}
+    observations = {0: simulator.place(Stretch(0, offset_s, 0, FIRST_ROW))[0].copy()}
     while not simulator.done[0]:
         at = int(simulator.frame[0])
         observations[at] = simulator.observations[0].copy()
         simulator.step(decisions[at : at + 1])
-    expected = simulator.outcomes()[0]
+    return simulator.outcomes()[0], observations
 
-    o, stages, exits = world.outcomes, world.stages, SPACE.exit_branches
-    row = lambda frame: (5 + frame) % rows  # noqa: E731
-    config = replace(CONFIG, frames=frames, window=window, lost_after_s=1e6, give_up_s=1e6, silent_beats=1_000_000)
-    config = replace(config, prior_bps=1e6, prior_rtt_s=0.05, prior_server_s=0.02)
+
+def flown(world: World, decisions: NDArray[np.int64], trace: LinkTrace, offset_s: float, space: DecisionSpace) -> Bench:
+    """Device and edge on the same world, with the answers that the simulator replays."""
+    o, given, truth = world.outcomes, world.answers.given, world.answers.truth
+    stages, exits, rates = world.stages, space.exit_branches, space.shape[1]
+    c = world.constants
     choice = lambda frame: as_decision(decisions[frame])  # noqa: E731
+    row = lambda frame: (FIRST_ROW + frame) % (len(truth) - 1)  # noqa: E731
 
-    def quality(frame: int, remote: bool) -> float:
-        d = choice(frame)
-        return float(
-            o.tail_quality[row(frame), d.branch, d.rate] if remote else o.exit_quality[row(frame), exits[d.branch]]
-        )
+    def grade(frame: int, prediction: Prediction) -> float:
+        known = truth[row(frame)] != 255
+        return float(np.mean(prediction[known] == truth[row(frame)][known]))
 
+    def tail_answer(m: FrameMessage) -> TailAnswer:
+        at = row(m.frame), m.branch, m.rate
+        return TailAnswer(given[at].tobytes(), float(o.tail_confidence[at]))
+
+    never = dict(lost_after_s=1e6, give_up_s=1e6, silent_beats=1_000_000)
+    priors = dict(prior_bps=c.prior_bps, prior_rtt_s=c.prior_rtt_s, prior_server_s=c.prior_server_s)
+    sizes = dict(space=space, frames=len(decisions), window=int(c.window), retention=c.retention)
     bench = Bench(
-        config,
+        replace(CONFIG, **sizes, **never, **priors, energy=Energy(compute_w=c.compute_w)),  # type: ignore[arg-type]
         trace,
-        offset,
+        offset_s,
         signal_s=1e-9,
         head_s=lambda d: float(stages.head[exits[d.branch], 0]),
         encode_s=lambda d: float(stages.encode[d.branch, d.rate, 0]),
+        tail_s=lambda branch: float(stages.tail[branch, 0, 0]),
         decide=choice,
         payload=lambda frame, d: int(o.payload[row(frame), d.branch, d.rate]),
         confidence=lambda frame, d: float(o.exit_confidence[row(frame), exits[d.branch]]),
         signals=lambda frame: (float(o.sharpness[row(frame)]), float(o.difference[row(frame)])),
-        quality=quality,
+        grade=grade,
+        exit_answer=lambda frame, d: given[row(frame), exits[d.branch], rates],
+        tail_answer=tail_answer,
     )
-    bench.edge = EdgeSession("default", 4, max_queue=1000)
-    bench.tail_s = lambda branch: float(stages.tail[branch, 0, 0])
+    bench.edge = EdgeSession("default", len(space.branches), max_queue=1000)
     bench.device.telemetry(0.8, math.nan, math.nan, math.nan)
-    bench.run()
+    return bench.run()
+
+
+@pytest.mark.parametrize("space", [SPACE, WIDE], ids=["plain", "skip and patience"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_session_and_the_simulator_settle_every_frame_alike(seed: int, space: DecisionSpace) -> None:
+    """Random decisions on a wild link: the same records and the same observations as the compiled simulator."""
+    pytest.importorskip("numba")
+    settle_alike(seed, space)
+
+
+def test_session_and_simulator_agree_where_a_short_patience_overtakes_a_long_one() -> None:
+    pytest.importorskip("numba")
+    for seed in (0, 2, 3, 6):
+        settle_alike(seed, HASTY)
+
+
+def settle_alike(seed: int, space: DecisionSpace) -> None:
+    """Fail unless the session's records and observations on random decisions are those of the simulator."""
+    frames, rows, window, trace, offset_s = 150, 40, 1 + seed % 3, wild_trace(seed), 3.7
+    world = profile_world(seed, trace, frames, rows, window, space)
+    rng = np.random.default_rng(seed)
+    decisions = space.table[rng.integers(len(space.table), size=frames)]
+    skipped = rng.random(frames) < 0.3
+    if space is not SPACE:
+        decisions[skipped] = (SKIP.branch, SKIP.rate, SKIP.threshold)
+    expected, observations = simulated(world, decisions, seed, offset_s)
+    bench = flown(world, decisions, trace, offset_s, space)
     log = bench.log()
-    for name in ("path", "branch", "rate", "switched", "sent_bytes"):
+    for name in EXACT:
         assert np.array_equal(log[name], expected[name]), name
-    for name in ("decided_s", "threshold", "quality", "answer_latency_s", "remote_latency_s", "exit_confidence"):
+    for name in CLOSE:
         assert log[name] == pytest.approx(expected[name], abs=2e-5, nan_ok=True), name
+    decided = log["branch"] >= 0
+    assert log["known_s"][decided] == pytest.approx(np.minimum(expected["known_s"][decided], 1e9), abs=2e-5)
     assert set(bench.observations) == set(observations)
     for frame_number, observation in observations.items():
         assert bench.observations[frame_number] == pytest.approx(observation, abs=1e-4), frame_number
+    if space is not SPACE:
+        assert {Path.STALE, Path.REMOTE, Path.FALLBACK_LATE} <= {Path(p) for p in log["path"]}

@@ -176,8 +176,9 @@ def _hashes(scenario: Scenario, split: str) -> dict[str, str]:
     """SHA-256 of everything that the numbers depend on."""
     found = {"scenario": hashlib.sha256(scenario.file.model_dump_json().encode()).hexdigest()}
     for part in dict.fromkeys(("train", split)):
-        profile = scenario.profile_path / f"profile-{part}.npz"
-        if profile.is_file():
+        if scenario.published:
+            found[f"profile {part}"] = scenario.profile(part).model.digest
+        elif (profile := scenario.profile_path / f"profile-{part}.npz").is_file():
             found[f"profile {part}"] = hashlib.sha256(profile.read_bytes()).hexdigest()
         digests = "".join(trace.digest() for trace in scenario.links(part))
         found[f"links {part}"] = hashlib.sha256(digests.encode()).hexdigest()

@@ -18,8 +18,10 @@ from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, LiveRun, run_
 from adaptsplit.device_bridge.telemetry import Telemetry
 from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
 from adaptsplit.envs.simulator import Stretch
+from adaptsplit.errors import ConfigError
 from adaptsplit.evaluation.live import LiveComparison, compare_live
 from adaptsplit.outcome import Outcomes
+from adaptsplit.profiles.published import no_network
 from adaptsplit.scenario import Scenario
 
 REPEATS = 20
@@ -66,12 +68,27 @@ def compare_flight(
     block: int,
     out: Path | None = None,
 ) -> LiveComparison:
-    """Simulate and fly the stretch with the same controllers in the same blocks; return both side by side."""
+    """Simulate and fly the stretch with the same controllers in the same blocks; return both side by side.
+
+    ConfigError for a scenario without a network, or a bundle that was made for other decisions.
+    """
+    check_flyable(bundle, scenario)
     world = build_world(scenario, split, label_free=False)
     simulated = simulate(world, bundle, stretch, controllers, block=block)
     flown = fly(bundle, scenario, split, stretch, controllers, block=block, out=out).outcomes
     named = {bundle.controller.name if name == "bundle" else name: records for name, records in flown.items()}
     return compare_live(simulated, named, note=where(scenario, split, stretch))
+
+
+def check_flyable(bundle: Bundle, scenario: Scenario) -> None:
+    """Raise ConfigError unless the bundle can be flown on the scenario."""
+    if scenario.published:
+        raise no_network(scenario.file.profile)
+    if bundle.space != scenario.space:
+        raise ConfigError(
+            f"{bundle.path}: made for scenario {bundle.manifest.scenario!r}, whose branches, codecs or exit rules are "
+            f"not those of {scenario.name!r}; make one with: adaptsplit export RUN|AGENT --scenario {scenario.name}"
+        )
 
 
 def typical_stretch(scenario: Scenario, split: str) -> Stretch:
@@ -81,9 +98,13 @@ def typical_stretch(scenario: Scenario, split: str) -> Stretch:
 
 
 def where(scenario: Scenario, split: str, stretch: Stretch) -> str:
-    """Say which trace and stretch it is."""
-    trace = scenario.links(split)[stretch.link]
-    return f"{scenario.episode_s:.0f} s of trace {trace.name} from {stretch.offset_s:.0f} s on"
+    """Say which trace and stretch it is, and what of the scenario a live run does not have."""
+    trace, file = scenario.links(split)[stretch.link], scenario.file
+    parts = {"the server's other work": file.server is not None, "the board's other work": file.device.load is not None}
+    parts |= {"its heat and clock": file.device.thermal or file.device.dvfs}
+    missing = [name for name, simulated in parts.items() if simulated]
+    text = f"{scenario.episode_s:.0f} s of trace {trace.name} from {stretch.offset_s:.0f} s on"
+    return f"{text}; simulated only: {', '.join(missing)}" if missing else text
 
 
 def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -36,7 +36,7 @@ def value_name(space: DecisionSpace, knob: KnobName, value: int) -> str:
     """Return how one value of a knob is called."""
     if knob == "branch":
         return space.branches[value].name
-    return str(value) if knob == "rate" else f"{space.thresholds[value]:g}"
+    return str(value) if knob == "rate" else space.rule_names[value]
 
 
 def knob_worth(

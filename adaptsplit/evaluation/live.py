@@ -35,6 +35,7 @@ COLUMNS = (
     Column("miss", "%", 1),
     Column("fallback", "%", 1),
     Column("exit", "%", 1),
+    Column("stale", "%", 1),
     Column("sent", "%", 1),
 )
 
@@ -96,16 +97,25 @@ class LiveComparison:
 
 
 def compare_live(simulated: Mapping[str, Outcomes], live: Mapping[str, Outcomes], *, note: str = "") -> LiveComparison:
-    """Compare outcomes of the same controllers (any shape of ``OUTCOME`` records); DataError when names differ."""
+    """Compare outcomes of the same controllers (any shape of ``OUTCOME`` records); DataError when names differ.
+
+    The share of answers that were used again ("stale") is a row only where there are such answers.
+    """
     if set(simulated) != set(live) or not live:
         raise DataError(f"live results of {sorted(live)}, simulated of {sorted(simulated)}; expected the same names")
+    columns = _columns([*simulated.values(), *live.values()])
     rows = []
     for name, records in live.items():
         ours, theirs, spread = _numbers(name, simulated[name]), _numbers(name, records), _spread(name, simulated[name])
         rows += [
-            LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in COLUMNS
+            LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in columns
         ]
     return LiveComparison(tuple(rows), {name: int(records.size) for name, records in live.items()}, note)
+
+
+def _columns(outcomes: list[Outcomes]) -> list[Column]:
+    stale = any((records["path"] == Path.STALE).any() for records in outcomes)
+    return [column for column in COLUMNS if stale or column.name != "stale"]
 
 
 def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
@@ -123,6 +133,7 @@ def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
         "miss": 100 * float((path == Path.MISS).mean()),
         "fallback": 100 * float(fallback.mean()),
         "exit": 100 * float((path == Path.EXIT).mean()),
+        "stale": 100 * float((path == Path.STALE).mean()),
         "sent": 100 * float((flat["sent_bytes"] > 0).mean()),
     }
 

@@ -92,16 +92,17 @@ def _knob_colours(outcomes: Outcomes, document: ResultsDocument, knob: str) -> N
     if knob == "branch":
         colours = [_rgb(colour) for colour in svg.BRANCH_COLOURS]
         return np.array([none if b < 0 else colours[b % len(colours)] for b in outcomes["branch"]])
-    local = outcomes["path"] == Path.LOCAL
+    alone = (outcomes["path"] == Path.LOCAL) | (outcomes["path"] == Path.STALE)
     if knob == "rate":
         count = max(len(branch["codecs"]) for branch in document.space["branches"])
         unused = (outcomes["sent_bytes"] == 0) | (outcomes["rate"] < 0)
         cells = zip(outcomes["rate"], unused, strict=True)
         return np.array([none if skip else (*ramp(int(r), count), 1.0) for r, skip in cells])
-    thresholds = np.array(document.space["thresholds"])
-    place = np.abs(thresholds[None] - np.nan_to_num(outcomes["threshold"])[:, None]).argmin(axis=1)
-    cells = zip(place, local | (outcomes["branch"] < 0), strict=True)
-    return np.array([none if skip else (*ramp(int(i), len(thresholds)), 1.0) for i, skip in cells])
+    rules = np.array([document.space["thresholds"], document.space["patience"]])
+    taken = np.nan_to_num(np.array([outcomes["threshold"], outcomes["patience"]]))
+    place = np.abs(rules[:, None, :] - taken[:, :, None]).sum(axis=0).argmin(axis=1)
+    cells = zip(place, alone | (outcomes["branch"] < 0), strict=True)
+    return np.array([none if skip else (*ramp(int(i), rules.shape[1]), 1.0) for i, skip in cells])
 
 
 def _rgb(colour: str) -> tuple[float, float, float, float]:

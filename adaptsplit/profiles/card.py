@@ -25,7 +25,7 @@ class BranchCard(Config):
     """One branch of the decision space, as in ``BranchSpec``."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    kind: Literal["split", "offload", "local"]
+    kind: Literal["split", "offload", "local", "skip"]
     codecs: Annotated[tuple[Text, ...], Field(max_length=MAX_RATES)]
     exit: Text | None
 

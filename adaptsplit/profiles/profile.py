@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptsplit.decision import BranchSpec, DecisionSpace
+from adaptsplit.decision import SKIP, BranchSpec, DecisionSpace
 from adaptsplit.errors import ConfigError, ProfileError
 from adaptsplit.profiles.arrays import NAMES, SPECS, AnyArray, check_arrays
 from adaptsplit.profiles.card import Measured, ModelRef
@@ -123,7 +123,47 @@ class Profile:
             for name in ("head_s", "encode_s", "tail_s", "signal_s")
         }
         names = tuple(branch.name for branch in self.branches)
-        return summarise(names, exits, tail, self.exit_confidence, self.payload_bytes, times)
+        return summarise(names, exits, tail, self.exit_confidence, self.payload_bytes, times, self.retention())
+
+    def retention(self) -> float:
+        """Share of cells whose best remote answer is the same one frame later (1 when no frame follows another)."""
+        answers, follows = self._best_answers(), self._follows()
+        return float((answers[1:] == answers[:-1])[follows[1:]].mean()) if follows.any() else 1.0
+
+    def with_skip(self) -> Profile:
+        """The profile with one more branch, ``skip``: the best remote answer of the frame before, at no cost.
+
+        It stands for an answer that is one frame old, for summaries and rules; the simulator replays the answer that is
+        really held. The first frame of a segment has its own answer.
+        """
+        before = np.where(self._follows(), np.arange(len(self)) - 1, np.arange(len(self)))
+        b, r = self._best()
+        answer, confidence = self.tail_prediction[before, b, r], self.tail_confidence[before, b, r] * self.retention()
+        arrays = dict(self.arrays())
+        filled = {"exit_prediction": answer, "exit_confidence": confidence}
+        filled |= {"tail_prediction": answer[:, None], "tail_confidence": confidence[:, None]}
+        for spec in SPECS:
+            if "B" in spec.dims:
+                arrays[spec.name] = _appended(arrays[spec.name], spec.dims.index("B"), filled.get(spec.name))
+        branches = (*self.branches, BranchSpec(SKIP, "skip"))
+        return Profile(self.split, branches, self.classes, self.model, self.measured, **arrays)
+
+    def _best(self) -> tuple[int, int]:
+        """Branch and rate of the remote answers with the highest mean confidence."""
+        confidence = self.tail_confidence.mean(axis=0, dtype=np.float64)
+        b, r = np.unravel_index(int(confidence.argmax()), confidence.shape)
+        return int(b), int(r)
+
+    def _best_answers(self) -> AnyArray:
+        b, r = self._best()
+        return self.tail_prediction[:, b, r]
+
+    def _follows(self) -> NDArray[np.bool_]:
+        """(N,) whether the row before holds the frame before."""
+        first = [start for start, _ in self.segments]
+        follows = np.ones(len(self), dtype=np.bool_)
+        follows[first] = False
+        return follows
 
     def describe(self) -> str:
         """A text table for people: branch x rate with bytes, quality and stage times."""
@@ -143,6 +183,16 @@ class Profile:
         from adaptsplit.profiles.storage import load
 
         return load(Path(folder), split)
+
+
+def _appended(array: AnyArray, axis: int, values: AnyArray | None) -> AnyArray:
+    """One more entry along ``axis``: ``values`` (broadcast), or zeros."""
+    shape = list(array.shape)
+    shape[axis] = 1
+    more = np.zeros(shape, dtype=array.dtype)
+    if values is not None:
+        more[...] = np.expand_dims(values, axis)
+    return np.concatenate([array, more], axis=axis)
 
 
 def _select(dims: tuple[str, ...], array: AnyArray, rows: list[int], rates: int) -> AnyArray:

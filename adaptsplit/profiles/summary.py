@@ -30,6 +30,7 @@ _DIMS = {
     "exit_quality_below": "BL",
     "tail_quality_below": "BRL",
     "confidence_mean": "B",
+    "retention": "",
 }
 
 
@@ -40,7 +41,8 @@ class ProfileSummary:
     Missing rates repeat the branch's last one; ``local`` has the full model's quality and no bytes. At confidence level
     ``levels[l]``, ``exit_ratio`` is the share of frames whose exit confidence reaches it, ``exit_quality_above`` their
     mean exit quality, ``exit_quality_below`` and ``tail_quality_below`` the mean qualities of the others (the overall
-    mean where there is none).
+    mean where there is none). ``retention`` is the share of cells whose answer is the same one frame later: what an
+    answer that is used again keeps of its confidence per frame.
     """
 
     branches: tuple[str, ...]
@@ -57,6 +59,7 @@ class ProfileSummary:
     exit_quality_below: Array
     tail_quality_below: Array
     confidence_mean: Array
+    retention: float
 
     def __post_init__(self) -> None:
         tail = np.shape(self.tail_quality)
@@ -78,8 +81,8 @@ class ProfileSummary:
             found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
             raise ProfileError(f"profile summary: found {found}; expected the keys {sorted(wanted)}")
         arrays = {name: _array(name, value[name]) for name in _DIMS}
-        signal_s = float(arrays.pop("signal_s").reshape(-1)[0])
-        return cls(branches=_names(value["branches"]), signal_s=signal_s, **arrays)
+        signal_s, retention = (float(arrays.pop(name).reshape(-1)[0]) for name in ("signal_s", "retention"))
+        return cls(branches=_names(value["branches"]), signal_s=signal_s, retention=retention, **arrays)
 
 
 def summarise(
@@ -89,6 +92,7 @@ def summarise(
     confidence: NDArray[Any],
     payload_bytes: NDArray[Any],
     times: Mapping[str, NDArray[np.float64]],
+    retention: float,
 ) -> ProfileSummary:
     """Summarise (N, B) exit qualities and confidences, (N, B, R) tail qualities and bytes, and median stage times."""
     levels = np.linspace(0.0, 1.0, LEVELS)
@@ -108,6 +112,7 @@ def summarise(
         exit_quality_below=_mean_where(exit_quality, ~reached),
         tail_quality_below=_mean_where(tail_quality, ~reached),
         confidence_mean=confidence.mean(axis=0, dtype=np.float64),
+        retention=retention,
     )
 
 
@@ -134,7 +139,7 @@ def _array(name: str, value: object) -> Array:
         raise ProfileError(f"profile summary: {name!r} is not an array of numbers ({error})") from error
     if array.size > MAX_NUMBERS:
         raise ProfileError(f"profile summary: {name!r} has {array.size} numbers; at most {MAX_NUMBERS}")
-    if array.size == 0 or (name == "signal_s" and array.ndim):
+    if array.size == 0 or (not _DIMS[name] and array.ndim):
         raise ProfileError(f"profile summary: {name!r} has shape {array.shape}; expected {_DIMS[name] or 'a number'}")
     return array
 
