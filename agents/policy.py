@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -184,6 +186,12 @@ def parse_policy(data: bytes, where: str, name: str | None = None) -> PolicyCont
     return PolicyController(name or meta.agent, space, PolicyNet(layers, meta.activation, meta.head))
 
 
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # the last two: numpy's parser of a npy header
+)
+
+
 def _is_layer(weight: NDArray[Any], bias: NDArray[Any]) -> bool:
     return weight.dtype == bias.dtype == np.float32 and weight.ndim == 2 and bias.ndim == 1
 
@@ -199,5 +207,5 @@ def _read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{len(sizes)} arrays of {sum(sizes)} bytes")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{where}: not a policy file ({error}); train or export it again") from error

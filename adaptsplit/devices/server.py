@@ -135,7 +135,7 @@ def _closed(work_s: Array, dt_s: float) -> Array:
 
 def work_at(work_s: Array, dt_s: float, t: float) -> float:
     """Background work that has arrived by ``t`` >= 0, s of server time; the trace repeats."""
-    step = int(t / dt_s)
+    step = int(t / dt_s + 1e-6)  # a release time may round to just below its grid instant
     steps = len(work_s) - 1
     lap = step // steps
     return float(lap * work_s[steps] + work_s[step - lap * steps])
@@ -143,7 +143,7 @@ def work_at(work_s: Array, dt_s: float, t: float) -> float:
 
 def backlog_at(backlog_s: Array, dt_s: float, t: float) -> float:
     """Unfinished work at ``t`` >= 0 if none of our jobs had come, s: W(t) = max(backlog[i] - (t - t_i), 0)."""
-    step = int(t / dt_s)
+    step = int(t / dt_s + 1e-6)  # a release time may round to just below its grid instant
     return float(max(backlog_s[step % (len(backlog_s) - 1)] - (t - step * dt_s), 0.0))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -33,7 +34,10 @@ MAX_ARRAY_BYTES = 1 << 30
 
 _CONFIDENCES = ("exit_confidence", "tail_confidence")
 _CURE = "copy the folder again, or measure again with `adaptsplit profile`"
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # the last two: numpy's parser of a npy header
+)
 
 
 def save(profile: Profile, folder: Path) -> Path:
