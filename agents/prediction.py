@@ -77,7 +77,8 @@ class DecisionModel:
         self.patience: Floats = np.array(space.patience)[table[:, 2]]
         pairs, self._pair = np.unique(np.column_stack([table[:, :2], self.patience]), axis=0, return_inverse=True)
         self.pairs, self._pair = pairs[:, :2].astype(np.int64), self._pair.ravel()
-        self._waits: Floats = pairs[:, 2] * context.deadline_s
+        self.pair_patience: Floats = pairs[:, 2]
+        self._waits: Floats = self.pair_patience * context.deadline_s
         self._branch = table[:, 0]
         self._read = FieldReader(LINK_FIELDS)
         self._set_times(summary)

@@ -64,9 +64,10 @@ class ThresholdRule(Stateless):
         self.name = name
         self.margin, self.stale_s, self.branch = margin, stale_s, branch
         self._deadline_s = model.context.deadline_s
-        rungs = model.pairs[:, 0] == branch
+        patience = model.space.patience[threshold]
+        rungs = (model.pairs[:, 0] == branch) & (model.pair_patience == patience)
         busy = (model.signal + model.head + model.encode)[rungs]
-        left = self._deadline_s - (busy + model.context.rtt_s + model.context.server_s)
+        left = patience * self._deadline_s - (busy + model.context.rtt_s + model.context.server_s)
         bits = 8.0 * model.wire_bytes[rungs]
         need = np.where(left > 0.0, margin * bits / np.maximum(left, 1e-9), np.inf)
         self._ladder: NDArray[np.float64] = np.maximum.accumulate(np.maximum(need, margin * bits * model.context.fps))

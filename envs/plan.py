@@ -18,7 +18,7 @@ from adaptsplit import estimators as est
 from adaptsplit.envs import compiled as rand
 from adaptsplit.envs.answers import row_of, stale_quality
 from adaptsplit.envs.board import load_at
-from adaptsplit.envs.compiled import compiled, inlined, key_of, uniform, uniform_of
+from adaptsplit.envs.compiled import compiled, inlined, key_of, uniform_of
 from adaptsplit.envs.core import reset_row, step_row
 from adaptsplit.envs.layout import (
     DONE,
@@ -341,20 +341,23 @@ def foresee(
                 continue
             value = 0.0
             for j in range(FUTURES):
-                chance = uniform(seed, frame * FUTURES + j, rand.FUTURE)
-                m = moments.link[low + int(chance * near)]
+                key = key_of(seed, frame * FUTURES + j)
+                m = moments.link[low + int(uniform_of(key, rand.FUTURE) * near)]
                 _copy_state(scratch, s)
                 _copy(scratch_log, planning_log)
                 scratch[ROW_FIRST], scratch[ROW_COUNT] = row_of(w, s, frame, math.inf), 1.0
                 scratch[LINK], scratch[LINK_OFFSET] = m[1], m[2] - s[NOW]
                 if server_near > 0:
-                    moved = moments.server[server_low + int(chance * server_near), 1] - s[NOW] - s[SERVER_OFFSET]
-                    moved += 1.0 + imagined.i8[SERVER_COUNT] * imagined.f8[SERVER_DT]  # times stay positive
+                    chosen_at = server_low + int(uniform_of(key, rand.FUTURE_SERVER) * server_near)
+                    period = imagined.i8[SERVER_COUNT] * imagined.f8[SERVER_DT]
+                    whole = math.ceil((s[NOW] + s[SERVER_OFFSET]) / period) * period  # times stay positive
+                    moved = moments.server[chosen_at, 1] - s[NOW] - s[SERVER_OFFSET] + whole
                     scratch[SERVER_OFFSET] += moved
                     scratch[SERVER_AT] += moved
                 if load_near > 0:
-                    scratch[LOAD_OFFSET] = moments.load[load_low + int(chance * load_near), 1] - s[NOW]
-                    scratch[LOAD_OFFSET] += imagined.i8[LOAD_COUNT] * imagined.f8[LOAD_DT]
+                    chosen_at = load_low + int(uniform_of(key, rand.FUTURE_LOAD) * load_near)
+                    period = imagined.i8[LOAD_COUNT] * imagined.f8[LOAD_DT]
+                    scratch[LOAD_OFFSET] = moments.load[chosen_at, 1] - s[NOW] + math.ceil(s[NOW] / period) * period
                 while scratch[FRAME] < frame + horizon and scratch[DONE] == 0.0:
                     b, r = int(candidates[c, 0]), int(candidates[c, 1])
                     rule = candidates[c, 2], candidates[c, 3]

@@ -61,6 +61,35 @@ def test_scenarios_as_json() -> None:
     assert json.loads(run("scenarios", "show", "flight-lte", "--json").stdout)["fps"] == 10
 
 
+def test_the_list_says_what_is_here_and_what_was_found() -> None:
+    found = {item["name"]: item for item in json.loads(run("scenarios", "list", "--json").stdout)}
+    item = found["flight-lte"]
+    assert (item["families"], item["links"], item["profile"]) == (["lte"], "generated", "measured")
+    assert (item["available"], item["missing"]) == (True, None)
+    shown = run("scenarios", "list").stdout
+    assert "flight-lte  generated links (lte); ready" in shown
+
+
+def test_diagnose_wants_one_scenario_or_all() -> None:
+    refused(run("scenarios", "diagnose"), "name one scenario, or give --all")
+    refused(run("scenarios", "diagnose", "flight-lte", "--all"), "name one scenario, or give --all")
+    refused(run("scenarios", "diagnose", "flight-lt"), "did you mean 'flight-lte'")
+
+
+def test_diagnose_writes_prints_and_is_listed(tmp_path: Path) -> None:
+    catalog = tmp_path / "diagnoses.json"
+    options = ("--quick", "--episodes", "2", "--out", tmp_path / "out", "--write", "--catalog", catalog)
+    done = run("scenarios", "diagnose", "flight-lte", *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out" / "diagnosis.json").read_text(encoding="utf-8"))
+    assert f"adapting pays: {document['verdict']}"[:60] in done.stdout
+    entry = json.loads(catalog.read_text(encoding="utf-8"))["entries"]["flight-lte"]
+    assert (entry["verdict"], entry["hash"]) == (document["verdict"], document["hash"])
+    again = run("scenarios", "diagnose", "flight-lte", *options)
+    assert "flight-lte: unchanged" in again.stderr
+    assert "adapting pays" not in again.stdout
+
+
 def test_unknown_scenario_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = (Path(load_scenario("flight-lte").base) / "flight-lte.yaml").read_text(encoding="utf-8")

@@ -59,7 +59,7 @@ def _name(document: ResultsDocument, row: ControllerResult) -> str:
 
 
 def _fitting(document: ResultsDocument, rows: list[ControllerResult], width: int | None) -> list[_Column]:
-    """Leave columns out, the least needed first, until the table fits."""
+    """Leave columns out, the least needed first, until the table fits; ``stale %`` where no controller ever skips."""
     columns = [
         _Column("reward", _number("reward", 3)),
         _Column("vs best static", _difference),
@@ -67,12 +67,15 @@ def _fitting(document: ResultsDocument, rows: list[ControllerResult], width: int
         _Column("miss %", _number("miss_ratio", 1, 100)),
         _Column("fallb %", _number("fallback_ratio", 1, 100), drop=3),
         _Column("sent %", _number("offload_ratio", 1, 100), drop=1),
-        _Column("p50 ms", _number("answer_latency_ms", 0, 1, "p50"), drop=4),
+        _Column("stale %", _number("stale_ratio", 1, 100), drop=4),
+        _Column("p50 ms", _number("answer_latency_ms", 0, 1, "p50"), drop=5),
         _Column("p95 ms", _number("answer_latency_ms", 0, 1, "p95")),
-        _Column("mJ", _number("energy_mj", 0), drop=5),
+        _Column("mJ", _number("energy_mj", 0), drop=6),
         _Column("KiB", _number("bytes", 2, 1 / 1024), drop=2),
         _Column("gap %", _number("gap_closed", 0, 100)),
     ]
+    if not any(row.number("stale_ratio") for row in rows):
+        columns = [column for column in columns if column.heading != "stale %"]
     names = max(len(_name(document, row)) for row in rows)
     need = {c.heading: 1 + max(len(c.heading), *(len(c.cell(row)) for row in rows)) for c in columns}
     for column in sorted((c for c in columns if c.drop), key=lambda c: c.drop):

@@ -44,6 +44,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("fallback_ratio", "", -1, "share of frames sent, or passed over by the sender, and answered by their exit"),
     Metric("exit_ratio", "", 0, "share of frames answered by an exit that reached its threshold"),
     Metric("local_ratio", "", 0, "share of frames answered by the full model on the device"),
+    Metric("stale_ratio", "", 0, "share of frames skipped and answered again with the answer of an earlier frame"),
     Metric("offload_ratio", "", 0, "share of frames whose data was sent to the edge, whatever became of it"),
     Metric("remote_ratio", "", 0, "share of frames answered by the edge by the deadline"),
     Metric("energy_mj", "mJ", -1, "energy of the device above idle per frame: compute and radio"),
@@ -118,6 +119,7 @@ def _means(outcomes: Outcomes, reward: Floats) -> dict[str, Floats]:
         "fallback_ratio": (path == Path.FALLBACK_LATE) | (path == Path.FALLBACK_PASSED),
         "exit_ratio": path == Path.EXIT,
         "local_ratio": path == Path.LOCAL,
+        "stale_ratio": path == Path.STALE,
         "offload_ratio": outcomes["sent_bytes"] > 0,
         "remote_ratio": path == Path.REMOTE,
         "energy_mj": 1e3 * (compute + radio),
@@ -173,10 +175,11 @@ def decision_shares(outcomes: Outcomes, space: DecisionSpace) -> dict[str, dict[
     count = max(1, decided.size)
     branch = np.bincount(decided["branch"], minlength=branches) / count
     rate = np.bincount(np.maximum(decided["rate"], 0), minlength=rates) / count
-    threshold = [float(np.isclose(decided["threshold"], value).sum()) / count for value in space.thresholds]
+    rules = zip(space.thresholds, space.patience, strict=True)
+    chosen = [np.isclose(decided["threshold"], a) & np.isclose(decided["patience"], b) for a, b in rules]
     return {
         "path": {item.name.lower(): float(path[item]) for item in Path},
         "branch": {spec.name: float(share) for spec, share in zip(space.branches, branch, strict=True)},
         "rate": {str(i): float(share) for i, share in enumerate(rate)},
-        "threshold": {f"{value:g}": share for value, share in zip(space.thresholds, threshold, strict=True)},
+        "threshold": {name: float(which.sum()) / count for name, which in zip(space.rule_names, chosen, strict=True)},
     }

@@ -47,6 +47,7 @@ PATH_COLOURS: Mapping[str, str] = {
     "fallback_passed": YELLOW,
     "fallback_late": ORANGE,
     "miss": VERMILION,
+    "stale": "#4d4d4d",
 }
 PATH_LABELS: Mapping[str, str] = {
     "remote": "edge, in time",
@@ -55,6 +56,7 @@ PATH_LABELS: Mapping[str, str] = {
     "fallback_passed": "exit, passed over by the sender",
     "fallback_late": "exit, edge too late",
     "miss": "no answer",
+    "stale": "earlier answer, skipped",
 }
 
 _STYLE: Any = {

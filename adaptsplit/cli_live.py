@@ -1,0 +1,128 @@
+"""Commands that leave the simulator: bundle, broker, edge, device, and a flight held against the simulator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from adaptsplit.cli_base import Broker, Data, Frames, Json, Out, Pace, Seed, Split, emit
+from adaptsplit.errors import ConfigError
+from adaptsplit.scenario import data_directory, load_scenario
+
+
+def export(
+    controller: Annotated[str, typer.Argument(metavar="RUN|AGENT", help="Run folder, or an agent's name.")],
+    scenario: Annotated[str, typer.Option("--scenario", help="The scenario that it is for.")],
+    out: Out,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle: policy or rule, profile summary, networks and manifest with hashes; what a device runs."""
+    from adaptsplit.bundle import export_bundle
+
+    bundle = export_bundle(controller, load_scenario(scenario, data), out)
+    if as_json:
+        emit({"bundle": str(out), "controller": bundle.controller.name})
+    else:
+        typer.echo(f"bundle {out}: controller {bundle.controller.name}, {len(bundle.space.table)} decisions")
+
+
+def fly(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, from `adaptsplit export`.")],
+    scenario: Annotated[str, typer.Option("--scenario", help="The scenario that it was made for.")],
+    out: Out,
+    against: Annotated[str, typer.Option("--against", help="AGENT[,AGENT...] that takes turns with it.")] = "deadline",
+    split: Annotated[Split, typer.Option("--split", help="Whose frames and links.")] = Split.test,
+    link: Annotated[int | None, typer.Option("--link", min=0, help="Which trace (default: a typical one).")] = None,
+    offset_s: Annotated[float, typer.Option("--offset", min=0, help="Where in the trace to begin, s.")] = 0.0,
+    block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 25,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Fly one episode with broker, edge and device behind a shaped link, and hold it against the simulator."""
+    from dataclasses import replace
+
+    from adaptsplit.bundle import load_bundle
+    from adaptsplit.evaluation.console import live_table
+    from adaptsplit.evaluation.fidelity import compare_flight, typical_stretch
+
+    loaded = load_scenario(scenario, data)
+    stretch = replace(typical_stretch(loaded, split.value), offset_s=offset_s)
+    traces = loaded.links(split.value)
+    if link is not None and link >= len(traces):
+        raise ConfigError(f"--link {link}: split {split.value!r} has traces 0 to {len(traces) - 1}")
+    if link is not None:
+        stretch = replace(stretch, link=link)
+    names = ("bundle", *(name.strip() for name in against.split(",")))
+    comparison = compare_flight(load_bundle(bundle), loaded, split.value, stretch, names, block=block, out=out)
+    if as_json:
+        rows = [(row.controller, row.column.name, row.simulated, row.live) for row in comparison.rows]
+        keys = ("controller", "metric", "simulated", "live")
+        emit([dict(zip(keys, (None if value != value else value for value in row), strict=True)) for row in rows])
+    else:
+        Console().print(live_table(comparison))
+
+
+def broker(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on the loopback interface.")] = 1883,
+    backend: Annotated[str, typer.Option("--backend", help="auto, mosquitto or amqtt.")] = "auto",
+) -> None:
+    """Run an MQTT broker on the loopback interface (Mosquitto if installed, else the embedded one): desks and CI."""
+    from adaptsplit.device_bridge.broker import serve
+
+    serve(port, backend)
+
+
+def edge(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
+    broker: Broker = "mqtt://127.0.0.1:1883",
+    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the networks.")] = 1,
+) -> None:
+    """Run the edge server: receives features, runs the tail, answers, until it is interrupted."""
+    from adaptsplit.device_bridge.edge import serve
+
+    typer.echo(json.dumps(serve(bundle, broker, fleet, threads=threads)))
+
+
+def device(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
+    frames: Frames = "flight",
+    broker: Broker = "mqtt://127.0.0.1:1883",
+    identity: Annotated[str, typer.Option("--id", help="Name of this device.")] = "device-1",
+    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    controller: Annotated[
+        str, typer.Option("--controller", help="AGENT[,AGENT...]; several run in blocks.")
+    ] = "bundle",
+    pace: Annotated[
+        Pace, typer.Option("--pace", help="Sleep each stage up to its modelled time, or not.")
+    ] = Pace.profile,
+    split: Annotated[str, typer.Option("--split", help="Split of the frame source.")] = "test",
+    count: Annotated[int, typer.Option("--count", min=1, help="Frames.")] = 300,
+    first: Annotated[int, typer.Option("--first", min=0, help="Index of the first frame.")] = 0,
+    block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 50,
+    log: Annotated[Path | None, typer.Option("--log", help="Live log (JSON lines), one line per frame.")] = None,
+    data: Data = None,
+    seed: Seed = 0,
+) -> None:
+    """Run a device: camera, decision, head, exit, codec and sender, with its own answer when the link fails."""
+    from adaptsplit.bundle import load_bundle
+    from adaptsplit.device_bridge.device import DeviceOptions, run_device
+
+    options = DeviceOptions(broker=broker, fleet=fleet, device=identity, pace=pace.value, seed=seed, log=log)
+    summary, _ = run_device(
+        load_bundle(bundle),
+        frames,
+        [name.strip() for name in controller.split(",")],
+        options,
+        split=split,
+        data=data_directory(data),
+        first=first,
+        count=count,
+        block=block,
+    )
+    typer.echo(json.dumps(summary))

@@ -1,0 +1,141 @@
+"""Commands that make things: model, profile, policy, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from adaptsplit.cli_base import Data, Frames, Json, Out, ScenarioName, Seed, Split, emit, today
+from adaptsplit.scenario import SPLITS, data_directory, load_scenario
+
+
+def fit(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped recipe (reference, smoke) or YAML file.")],
+    frames: Frames,
+    out: Out,
+    data: Data = None,
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option("--threads", help="Torch threads (default: all cores).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a split model with early exits from scratch, calibrate it and export it to ONNX (resumes if cut off)."""
+    from adaptsplit.models.fit import fit as fit_model
+
+    result = fit_model(recipe, frames, out, seed=seed, data=data_directory(data), progress=not as_json, threads=threads)
+    document = {
+        "model": str(result.folder),
+        "accuracy": result.accuracy,
+        "ece_before": result.ece_before,
+        "ece_after": result.ece_after,
+    }
+    if as_json:
+        emit(document)
+        return
+    typer.echo(f"model: {result.folder}\n{'answer':<16}{'accuracy':>9}{'ECE before':>12}{'after':>8}")
+    for name, value in result.accuracy.items():
+        before, after = result.ece_before.get(name, 0.0), result.ece_after.get(name, 0.0)
+        typer.echo(f"{name:<16}{value:>9.3f}{before:>12.3f}{after:>8.3f}")
+
+
+def profile(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, from `adaptsplit fit`.")],
+    frames: Frames,
+    out: Out,
+    data: Data = None,
+    splits: Annotated[str, typer.Option("--splits", help="Which splits to measure.")] = ",".join(SPLITS),
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many frames of each split.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the exported model and the real codecs on a frame source: the table that the simulator replays."""
+    from adaptsplit.frames import open_frames
+    from adaptsplit.profiles import FrameSpec, measure, progress_bar, reference_branches
+
+    described = {}
+    for split in splits.split(","):
+        source = open_frames(frames, split=split, seed=seed, data=data_directory(data))
+        chosen = None if limit is None else list(range(min(limit, len(source))))
+        with progress_bar(f"profiling {split}", quiet=as_json) as progress:
+            spec = FrameSpec(frames, split, seed=seed, data=data_directory(data))
+            measured = measure(
+                model, spec, reference_branches(), frames=chosen, workers=workers, date=today(), progress=progress
+            )
+        measured.save(out)
+        described[split] = measured.describe()
+    if as_json:
+        emit({"profile": str(out), "splits": list(described)})
+    else:
+        for split, text in described.items():
+            typer.echo(f"\n{split}\n{text}")
+
+
+def train(
+    scenario: ScenarioName,
+    out: Out,
+    agent: Annotated[str, typer.Option("--agent", help="ppo or dqn.")] = "ppo",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Frames over all devices.")] = None,
+    envs: Annotated[int | None, typer.Option("--envs", min=1, help="Parallel devices.")] = None,
+    seed: Seed = 0,
+    data: Data = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a policy; the one that is best on the validation split is kept."""
+    from adaptsplit.agents.training import train as train_agent
+
+    loaded = load_scenario(scenario, data)
+    result = train_agent(loaded, agent, out, steps, envs, seed, progress=not as_json, resume=resume, threads=threads)
+    document = {
+        "run": str(out),
+        "agent": agent,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "validation_reward": result.best.reward,
+        "warnings": list(result.warnings),
+    }
+    if as_json:
+        emit(document)
+    else:
+        typer.echo(
+            f"{agent}: {result.steps} steps in {result.seconds:.0f} s, best validation reward "
+            f"{result.best.reward:.4f}; run folder {out}"
+        )
+
+
+def evaluate(
+    scenario: ScenarioName,
+    out: Out,
+    agents: Annotated[
+        str | None, typer.Option("--agents", help="Comma-separated: static, random, threshold, ..., oracle-*, RUN.")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes; common to all controllers.")] = 100,
+    split: Annotated[Split, typer.Option("--split", help="Which split.")] = Split.test,
+    seed: Seed = 0,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Compare controllers with every static decision and the oracles; writes results.json and report.html."""
+    from adaptsplit.evaluation.console import console_table
+    from adaptsplit.evaluation.entrants import DEFAULT_AGENTS
+    from adaptsplit.evaluation.evaluate import evaluate as run_evaluation
+    from adaptsplit.evaluation.headline import headline
+    from adaptsplit.evaluation.progress import stage_progress
+
+    chosen = DEFAULT_AGENTS if agents is None else tuple(name.strip() for name in agents.split(",") if name.strip())
+    loaded = load_scenario(scenario, data)
+    with stage_progress(quiet=as_json) as report:
+        results = run_evaluation(
+            loaded, chosen, episodes=episodes, seed=seed, split=split.value, out=out, progress=report
+        )
+    if as_json:
+        typer.echo(results.document.to_json())
+        return
+    console = Console()
+    console.print(console_table(results.document, width=console.width))
+    console.print(headline(results.document), markup=False, highlight=False)
+    console.print(f"report: {out / 'report.html'}", markup=False, highlight=False)
