@@ -177,3 +177,5 @@ def links_describe(
         emit(document)
     else:
         typer.echo(links.format_description(document))
+        if scenario is not None and (steps := links.made_by(document)):
+            typer.echo(f"\nThe first link of each family, step by step:\n{steps}")

@@ -12,7 +12,7 @@ import pytest
 
 from adaptsplit.config import Config, parse
 from adaptsplit.errors import ConfigError, LinkError
-from adaptsplit.links import LinkSpec, LinkTrace, build_links, format_description, link_generators
+from adaptsplit.links import LinkSpec, LinkTrace, build_links, format_description, link_generators, made_by
 from adaptsplit.links.chain import fit_markov
 from adaptsplit.links.compose import inject_outages, jittered, rtt_from
 from adaptsplit.links.readers import read_links, read_recordings
@@ -212,6 +212,7 @@ def test_a_description_of_a_scenario_shows_every_step(data: Path) -> None:
     lines = document["links"][0]["provenance"]
     assert any(line.startswith("outages: every 4 s for 1 s") for line in lines)
     assert lines[-1].startswith("variation within 1 s")
+    assert "outages" in made_by(document)
     text = format_description(document)
     assert "cell" in text
     assert "constant-1" in text

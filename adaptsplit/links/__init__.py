@@ -7,7 +7,7 @@ from adaptsplit.links.cicv5g import CICV5G as CICV5G
 from adaptsplit.links.clock import LinkClock
 from adaptsplit.links.compose import inject_outages, jittered, rtt_from, splice
 from adaptsplit.links.csvfile import CSV as CSV
-from adaptsplit.links.description import describe, format_description, plot
+from adaptsplit.links.description import describe, format_description, made_by, plot
 from adaptsplit.links.generators import link_generators
 from adaptsplit.links.iperf3 import IPERF3 as IPERF3
 from adaptsplit.links.mahimahi import MAHIMAHI as MAHIMAHI
@@ -43,6 +43,7 @@ __all__ = [
     "jittered",
     "link_generators",
     "link_readers",
+    "made_by",
     "plot",
     "read_links",
     "read_recordings",

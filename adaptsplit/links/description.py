@@ -114,6 +114,15 @@ def format_description(description: dict[str, Any]) -> str:
     )
 
 
+def made_by(description: dict[str, Any]) -> str:
+    """Return how the first entry of each family was made, where more than one step made it; "" where none was."""
+    first: dict[str, dict[str, Any]] = {}
+    for link in description["links"]:
+        first.setdefault(link["family"], link)
+    several = [link for link in first.values() if len(link["provenance"]) > 1]
+    return "\n".join(f"{link['name']}: {step}" for link in several for step in link["provenance"])
+
+
 def sparkline(item: Recording | LinkTrace, width: int = SPARK_WIDTH) -> str:
     """Return a column's mean over ``width`` equal parts as bars.
 
