@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adaptsplit.devices.tables import markdown_tables
+from adaptsplit.evaluation.diagnose_catalog import markdown_table as scenario_table
 from adaptsplit.observation import markdown_table
 
 DOCS = Path(__file__).parent
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "simulator.md": ("observation", markdown_table),
     "devices.md": ("devices", markdown_tables),
+    "scenarios.md": ("scenarios", scenario_table),
 }
 
 

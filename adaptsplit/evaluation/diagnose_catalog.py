@@ -19,7 +19,7 @@ from adaptsplit.config import Config, parse
 from adaptsplit.errors import AdaptsplitError, ConfigError, DataError
 from adaptsplit.evaluation.diagnose_hash import content_hash, scenario_hash
 from adaptsplit.links.shaping import Recorded
-from adaptsplit.scenario import Scenario
+from adaptsplit.scenario import Scenario, load_scenario, scenario_names
 
 if TYPE_CHECKING:
     from adaptsplit.evaluation.diagnose import Diagnosed
@@ -160,6 +160,26 @@ def missing(scenario: Scenario) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
+
+
+def markdown_table() -> str:
+    """Return the documentation table of the shipped scenarios and what their diagnoses found."""
+    catalog = read_catalog()
+    lines = [
+        "| scenario | what it is | links | objective | adapting pays | informed(0) less best static | binds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in scenario_names():
+        scenario, entry = load_scenario(name), catalog.entries.get(name)
+        found = "not diagnosed | | "
+        if entry is not None:
+            value, low, high = entry.informed_0
+            page = f"[{entry.pays}](diagnoses/{name}/diagnosis.md)"
+            found = f"{page} | {value:+.4f} [{low:+.4f}, {high:+.4f}] | {entry.binding or '-'}"
+        source = listed(scenario, catalog).links
+        family = scenario.objective.family or "weights of its own"
+        lines.append(f"| `{name}` | {scenario.description} | {source} | {family} | {found} |")
+    return "\n".join(lines)
 
 
 def entry_of(found: Diagnosed) -> Entry:
