@@ -13,7 +13,9 @@ oracle's own knowledge, so that a clairvoyant is never below a controller that i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -164,12 +166,19 @@ def plan(
         board = imagined.device._replace(load=train.device.load)
         imagined = imagined._replace(links=train.links, server=train.server, device=board)
         moments = Moments(similar_moments(train), similar_server(train), similar_load(train))
-    searcher = _Searcher(world, imagined, candidates_of(space, table), lookahead, width, moments)
-    outcomes = np.zeros((len(seeds), world.constants.frames), dtype=OUTCOME)
-    for i, seed in enumerate(seeds):
-        searcher.run(seed, outcomes[i], [rival[i] for rival in rivals])
-        if progress is not None:
-            progress(i + 1, len(seeds))
+    candidates, outcomes = candidates_of(space, table), np.zeros((len(seeds), world.constants.frames), dtype=OUTCOME)
+    threads = min(os.cpu_count() or 1, len(seeds))
+    done = iter(range(1, len(seeds) + 1))
+
+    def work(first: int) -> None:
+        searcher = _Searcher(world, imagined, candidates, lookahead, width, moments)
+        for i in range(first, len(seeds), threads):
+            searcher.run(seeds[i], outcomes[i], [rival[i] for rival in rivals])
+            if progress is not None:
+                progress(next(done), len(seeds))
+
+    with ThreadPoolExecutor(threads, "adaptsplit-oracle") as pool:  # the compiled search lets go of the lock
+        list(pool.map(work, range(threads)))
     outcomes["env"] = np.arange(len(seeds))[:, None]
     return outcomes
 
