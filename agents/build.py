@@ -6,6 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 # Importing the modules registers their controllers.
+from adaptsplit.agents import bandits as _bandits  # noqa: F401
+from adaptsplit.agents import bandits_ans as _bandits_ans  # noqa: F401
+from adaptsplit.agents import bandits_linear as _bandits_linear  # noqa: F401
+from adaptsplit.agents import bandits_probe as _bandits_probe  # noqa: F401
+from adaptsplit.agents import bandits_splitee as _bandits_splitee  # noqa: F401
+from adaptsplit.agents import published_controllers as _published  # noqa: F401
 from adaptsplit.agents import rules as _rules  # noqa: F401
 from adaptsplit.agents import static as _static
 from adaptsplit.agents.base import ControllerContext, Factory, Kind, RewardWeights

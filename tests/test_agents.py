@@ -109,7 +109,10 @@ def random_net(head: str = "flat", activation: str = "tanh", seed: int = 0) -> P
 NAMES = {"static": "static:deep/1/0.8"}
 
 
-@pytest.mark.parametrize("name", controllers.names())
+NEEDS_SKIP = {"temporal-decisions-style"}  # has its own tests on a space with a skip branch
+
+
+@pytest.mark.parametrize("name", sorted(set(controllers.names()) - NEEDS_SKIP))
 def test_every_registered_controller_keeps_the_contract(name: str) -> None:
     check_controller(build(NAMES.get(name, name)), SPACE)
 

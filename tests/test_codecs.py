@@ -61,7 +61,7 @@ def stored_step(name: str, data: bytes) -> NDArray[np.float32]:
 
 
 def test_every_promised_codec_is_registered() -> None:
-    assert set(FEATURE_NAMES) == set(feature_codecs.names())
+    assert set(FEATURE_NAMES) <= set(feature_codecs.names())
     assert set(IMAGE_NAMES) <= set(image_codecs.names())
 
 

@@ -61,11 +61,11 @@ class Case:
 
     @cached_property
     def rivals(self) -> dict[str, Outcomes]:
-        """Outcomes (E, F) of a rule, of random decisions, and of a dozen static ones spread over the table."""
+        """Outcomes (E, F) of two rules, of random decisions, and of a dozen static ones spread over the table."""
         space = self.scenario.space
         rows = space.table[np.unique(np.linspace(0, len(space.table) - 1, 12).astype(int))]
         controllers: list[Controller] = [StaticController(space, Decision(*(int(i) for i in row))) for row in rows]
-        controllers += [make_controller(name, self.scenario) for name in ("deadline", "random")]
+        controllers += [make_controller(name, self.scenario) for name in ("deadline", "threshold", "random")]
         return {each.name: run_episodes(self.world, each, self.seeds) for each in controllers}
 
     @cached_property
