@@ -16,6 +16,7 @@ from rich.console import Console
 
 from adaptsplit import cli_live, cli_train
 from adaptsplit.cli_base import Json, Out, Seed, emit
+from adaptsplit.cli_deploy import keys_app
 from adaptsplit.cli_scenarios import links_app, scenarios_app
 from adaptsplit.errors import AdaptsplitError, MissingExtraError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(scenarios_app, name="scenarios")
 app.add_typer(links_app, name="links")
+app.add_typer(keys_app, name="keys")
 
 _err = Console(stderr=True)
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from adaptsplit.cli_base import Broker, Data, Frames, Json, Out, Pace, Seed, Split, emit
+from adaptsplit.cli_deploy import MemoryOption, TrustOption
 from adaptsplit.errors import ConfigError
 from adaptsplit.scenario import data_directory, load_scenario
 
@@ -106,16 +107,26 @@ def device(
     first: Annotated[int, typer.Option("--first", min=0, help="Index of the first frame.")] = 0,
     block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 50,
     log: Annotated[Path | None, typer.Option("--log", help="Live log (JSON lines), one line per frame.")] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Guard learned policies (off: experiments).")
+    ] = True,
+    trust: TrustOption = None,
+    trust_memory: MemoryOption = None,
     data: Data = None,
     seed: Seed = 0,
 ) -> None:
     """Run a device: camera, decision, head, exit, codec and sender, with its own answer when the link fails."""
     from adaptsplit.bundle import load_bundle
+    from adaptsplit.bundle_sign import trust_of
     from adaptsplit.device_bridge.device import DeviceOptions, run_device
 
-    options = DeviceOptions(broker=broker, fleet=fleet, device=identity, pace=pace.value, seed=seed, log=log)
+    options = DeviceOptions(
+        broker=broker, fleet=fleet, device=identity, pace=pace.value, seed=seed, log=log, guard=guard
+    )
+    loaded = load_bundle(bundle, trust_of(trust, trust_memory))
+    typer.echo(f"bundle: {loaded.assurance}", err=True)
     summary, _ = run_device(
-        load_bundle(bundle),
+        loaded,
         frames,
         [name.strip() for name in controller.split(",")],
         options,

@@ -64,6 +64,7 @@ class DeviceOptions:
     pace: ``profile`` sleeps each stage up to its modelled time on the named board, ``native`` does not.
     state_s: period of the state topic, s (0: off). edge_wait_s: how long to wait for an edge server before the start.
     drain_s: how long to wait for late results after the last frame. log: the live log; with ``observations`` in it.
+    guard: whether everything learned runs inside a ``GuardedController`` (off for experiments only).
     """
 
     broker: str = "mqtt://127.0.0.1:1883"
@@ -77,6 +78,7 @@ class DeviceOptions:
     drain_s: float = 10.0
     log: Path | None = None
     observations: bool = False
+    guard: bool = True
 
 
 class DeviceAgent:
@@ -98,7 +100,8 @@ class DeviceAgent:
         self.bundle = bundle
         self.camera = camera
         self.counts: Counter[str] = Counter()
-        self.decider = Decider(bundle.build(list(controllers), block), bundle.space, options.seed)
+        controller = bundle.build(list(controllers), block, guard=options.guard)
+        self.decider = Decider(controller, bundle.space, options.seed)
         self.log = LiveLog(options.log, options.observations)
         self._telemetry = telemetry or Telemetry()
         self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
@@ -216,6 +219,9 @@ class DeviceAgent:
         self._owner[action.frame], self._observed[action.frame] = name, action.observation
         self._last_decision = self.bundle.space.name((decision.branch, decision.rate, decision.threshold))
         self._do(self.session.decided(action.frame, decision, time.monotonic() - self._t0))
+        for switch in self.decider.take_switches():
+            self.log.event(action.frame, "guard", f"{name}: {switch.to} ({switch.reason}) {switch.detail}")
+            self._event("guard", f"{switch.to} {switch.reason}")
 
     def _settled(self, action: Settled) -> None:
         """Log a record; a frame that nobody decided on belongs to the controller that decided before."""

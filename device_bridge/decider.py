@@ -1,10 +1,14 @@
-"""The controller on a device, guarded: whatever it does, a legal decision comes out."""
+"""The controller on a device: whatever it does, a legal decision comes out, and every switch of the guard is told.
+
+A learned controller comes here inside its guard (``Bundle.build`` with ``guard=True``); what is caught here is the last
+resort for everything else.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import numpy as np
 
@@ -12,17 +16,13 @@ from adaptsplit.agents.static import InterleavedController
 from adaptsplit.controller import Controller
 from adaptsplit.decision import Decision, DecisionSpace
 from adaptsplit.device_bridge.actions import Observation
+from adaptsplit.guard import GuardEvent, events_of
+from adaptsplit.guard_monitors import safe_decision
 from adaptsplit.outcome import Outcomes
 
 log = logging.getLogger("adaptsplit.device")
 
-
-def recovery_decision(space: DecisionSpace) -> Decision:
-    """Return the decision that needs no link: the first split branch, always exit (else the first of the table)."""
-    for b, branch in enumerate(space.branches):
-        if branch.kind == "split":
-            return Decision(b, 0, 0)
-    return Decision(*(int(i) for i in space.table[0]))
+MAX_SWITCHES = 1024  # kept until they are taken
 
 
 class Decider:
@@ -33,7 +33,8 @@ class Decider:
         self.slowest_s = 0.0
         self._controller = controller
         self._space = space
-        self._recovery = recovery_decision(space)
+        self._recovery = safe_decision(space)
+        self._switches: deque[GuardEvent] = deque(maxlen=MAX_SWITCHES)
         self._state = controller.init(1, np.random.default_rng(seed))
         self._known: list[Outcomes] = []
         self.names = [controller.name]
@@ -43,20 +44,21 @@ class Decider:
     def decide(self, observation: Observation) -> tuple[Decision, str]:
         """Return a canonical decision and the name of the controller that it came from."""
         begun = time.perf_counter()
-        name = self.names[0]
+        turn = 0
         try:
             if isinstance(self._controller, InterleavedController):
-                name = self.names[self._controller.active(self._state)]
+                turn = self._controller.active(self._state)
             self._learn()
             chosen, self._state = self._controller.act(observation[None], self._state)
             row = self._space.canonical(np.asarray(chosen).reshape(1, 3))[0]
             decision = Decision(*(int(i) for i in row))
+            self._note(events_of(self._state, turn), self.names[turn])
         except Exception:
-            log.exception("controller %s failed; recovery decision taken", name)
+            log.exception("controller %s failed; recovery decision taken", self.names[turn])
             self.counts["recoveries"] += 1
             decision = self._recovery
         self.slowest_s = max(self.slowest_s, time.perf_counter() - begun)
-        return decision, name
+        return decision, self.names[turn]
 
     def outcome(self, outcome: Outcomes) -> None:
         """Take an outcome that has become known; the controller learns it before its next decision."""
@@ -67,3 +69,15 @@ class Decider:
         if self._known:
             known, self._known = np.concatenate(self._known), []
             self._state = self._controller.learn(known, self._state)
+
+    def take_switches(self) -> list[GuardEvent]:
+        """Return the guard's switches since the last call; call it after each decision."""
+        switches = list(self._switches)
+        self._switches.clear()
+        return switches
+
+    def _note(self, events: tuple[GuardEvent, ...], name: str) -> None:
+        for event in events:
+            self.counts[f"guard_{event.reason}" if event.to == "recovery" else "guard_returns"] += 1
+            log.warning("guard of %s: %s decides (%s) %s", name, event.to, event.reason, event.detail)
+        self._switches += events

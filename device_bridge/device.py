@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptsplit.bundle import Bundle, load_bundle
+from adaptsplit.bundle_sign import trust_of
 from adaptsplit.device_bridge.agent import PACES, DeviceAgent, DeviceOptions
 from adaptsplit.device_bridge.camera import Camera, flight_order
 from adaptsplit.device_bridge.livelog import LiveLog
@@ -77,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--observations", action="store_true")
     parser.add_argument("--state-s", type=float, default=5.0)
     parser.add_argument("--telemetry", type=Path, help="JSON file of a modelled battery and signal")
+    parser.add_argument("--no-guard", action="store_true", help="run learned policies without their guard")
+    parser.add_argument("--trust", type=Path, action="append", help="public key; only bundles signed by it are taken")
+    parser.add_argument("--trust-memory", type=Path, help="file of the highest version taken")
     parser.add_argument("--barrier", action="store_true", help="wait for the start time on standard input")
     return parser
 
@@ -87,10 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         options = DeviceOptions(
-            o.broker, o.fleet, o.id, o.pace, o.seed, o.state_s, log=o.log, observations=o.observations
+            o.broker,
+            o.fleet,
+            o.id,
+            o.pace,
+            o.seed,
+            o.state_s,
+            log=o.log,
+            observations=o.observations,
+            guard=not o.no_guard,
         )
         summary, _ = run_device(
-            load_bundle(o.bundle),
+            load_bundle(o.bundle, trust_of(o.trust, o.trust_memory)),
             o.frames,
             [name.strip() for name in o.controller.split(",")],
             options,

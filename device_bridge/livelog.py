@@ -1,4 +1,6 @@
-"""The live log: one JSON line per frame (the outcome record, the controller's name, the decided observation)."""
+"""The live log: one JSON line per frame (the outcome record, the controller's name, the decided observation), and one
+per event (``{"event": kind, "frame": ..., "detail": ...}``).
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,12 @@ class LiveLog:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
 
+    def event(self, frame: int, kind: str, detail: str) -> None:
+        """Write something that happened at a frame, such as a switch of the guard."""
+        if self._file is not None:
+            self._file.write(json.dumps({"event": kind, "frame": frame, "detail": detail}) + "\n")
+            self._file.flush()
+
     def outcomes(self) -> dict[str, Outcomes]:
         """Return the records of each controller, in the order of frames."""
         return _by_controller([self._records[frame] for frame in sorted(self._records)])
@@ -52,6 +60,8 @@ def read_live_log(path: Path) -> dict[str, Outcomes]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
+            if "event" in row:
+                continue
             rows.append((str(row["controller"]), from_rows([row])))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a line of a live log ({error!r})") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +14,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from adaptsplit import observation as obs
 from adaptsplit.agents import InterleavedController, PolicyNet, kind_of, make_controller, save_policy
-from adaptsplit.bundle import Bundle, export_bundle, load_bundle
+from adaptsplit.bundle import Bundle, _build, export_bundle, load_bundle
+from adaptsplit.bundle_manifest import parse_manifest
+from adaptsplit.bundle_sign import sign_bundle
+from adaptsplit.cli_deploy import keys_app
 from adaptsplit.device_bridge.agent import session_config
 from adaptsplit.errors import BundleError, ConfigError
 from adaptsplit.evaluation.fidelity import check_flyable
+from adaptsplit.guard import GuardedController
+from adaptsplit.guard_range import range_of
 from adaptsplit.runtime import ModelFolder
 from adaptsplit.scenario import Scenario, load_scenario
+from adaptsplit.signing import Refusal, RefusedBundle, Trust, decisions_hash, sign_statement
+from adaptsplit.signing_keys import PrivateKey, load_private, make_keys
 from adaptsplit.testing import check_controller
 
 
@@ -220,3 +231,178 @@ def test_a_pickled_policy_with_a_right_hash_is_not_unpickled(copy: Path, tmp_pat
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="not a policy file"):
         load_bundle(copy)
+
+
+# ---- the guard ----
+
+
+def test_what_is_learned_runs_inside_the_guard_when_asked(learned: Path, scenario: Scenario) -> None:
+    bundle = load_bundle(learned)
+    both = bundle.build(["bundle", "deadline"], 10, guard=True)
+    assert isinstance(both, InterleavedController)
+    assert isinstance(both.parts[0], GuardedController)
+    assert [part.name for part in both.parts] == ["ppo-7", "deadline"]
+    assert not isinstance(both.parts[1], GuardedController)
+    assert bundle.build(["bundle"], 10, guard=True).name == "ppo-7"
+    times = bundle.answer_s
+    assert times.shape == (len(scenario.space.branches),)
+    expected = scenario.decision_s + bundle.stages.signal(0.95) + bundle.stages.head(0, 0.95)
+    assert times[0] == pytest.approx(expected)
+
+
+def test_the_trained_range_travels_with_the_policy(run: Path, scenario: Scenario, tmp_path: Path) -> None:
+    trained = range_of(np.full((2, obs.SIZE), 0.5))
+    bundle = export_bundle(str(run), scenario, tmp_path / "b", trained=trained)
+    assert bundle.manifest.trained == trained
+    guard = bundle.build(["bundle"], 10, guard=True)
+    _, state = guard.act(batch(1), guard.init(1, np.random.default_rng(0)))
+    assert [event.reason.value for event in state.events] == ["out-of-range"]
+
+
+# ---- signatures ----
+
+NOW = 1_763_700_000
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
+    return load_private(make_keys(tmp_path_factory.mktemp("keys"), "fleet")[0])
+
+
+def trust(key: PrivateKey, memory: Path | None = None, now: float = NOW) -> Trust:
+    return Trust((key.public_key(),), memory, clock=lambda: now)
+
+
+def refused(folder: Path, trusted: Trust | None) -> Refusal:
+    with pytest.raises(RefusedBundle) as error:
+        load_bundle(folder, trusted)
+    return error.value.code
+
+
+def test_a_signed_bundle_is_verified_and_remembered(copy: Path, key: PrivateKey, tmp_path: Path) -> None:
+    assert load_bundle(copy).assurance.startswith("not signed")
+    signed = sign_bundle(copy, key, number=3, valid_s=86400, now=NOW)
+    assert load_bundle(copy).assurance.startswith("signed, but the signature was not checked")
+    bundle = load_bundle(copy, trust(key, tmp_path / "memory.json"))
+    assert bundle.signed == signed
+    assert bundle.assurance == "signed by a trusted key, version 3, until 2025-11-22"
+    assert json.loads((tmp_path / "memory.json").read_text())["version"] == 3
+    assert load_bundle(copy, trust(key, tmp_path / "memory.json")).digest == bundle.digest
+    assert sign_bundle(copy, key, now=NOW).version == NOW
+
+
+def test_a_device_with_a_key_takes_nothing_else(copy: Path, key: PrivateKey, tmp_path: Path) -> None:
+    """Unsigned, wrong key, expired, early, older, reused: each with its code, and nothing is remembered of it."""
+    memory = tmp_path / "memory.json"
+    stranger = load_private(make_keys(tmp_path, "stranger")[0])
+    assert refused(copy, trust(key, memory)) == Refusal.UNSIGNED
+    sign_bundle(copy, stranger, now=NOW)
+    assert refused(copy, trust(key, memory)) == Refusal.KEY
+    sign_bundle(copy, key, number=5, valid_s=100, now=NOW)
+    assert refused(copy, trust(key, memory, NOW + 161)) == Refusal.EXPIRED
+    assert refused(copy, trust(key, memory, NOW - 61)) == Refusal.EARLY
+    assert not memory.exists()
+    load_bundle(copy, trust(key, memory))
+    sign_bundle(copy, key, number=4, now=NOW)
+    assert refused(copy, trust(key, memory)) == Refusal.ROLLBACK
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
+    sign_bundle(copy, key, number=5, now=NOW)
+    assert refused(copy, trust(key, memory)) == Refusal.REPLAY
+    assert json.loads(memory.read_text())["version"] == 5
+
+
+def test_what_was_changed_after_signing_is_refused(copy: Path, key: PrivateKey, tmp_path: Path) -> None:
+    sign_bundle(copy, key, now=NOW)
+    memory = tmp_path / "memory.json"
+    policy = (copy / "policy.npz").read_bytes()
+    (copy / "policy.npz").write_bytes(policy[:-1] + bytes([policy[-1] ^ 1]))
+    assert refused(copy, trust(key, memory)) == refused(copy, None) == Refusal.CHANGED
+    (copy / "policy.npz").write_bytes(policy)
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text + " ")
+    assert refused(copy, trust(key, memory)) == Refusal.CHANGED
+    assert load_bundle(copy).digest  # whole for whoever trusts no key
+    (copy / "manifest.json").unlink()
+    assert refused(copy, trust(key, memory)) == Refusal.CHANGED
+    assert not memory.exists()
+
+
+def test_nothing_is_read_before_the_signature(copy: Path, key: PrivateKey) -> None:
+    (copy / "manifest.json").write_bytes(b"[" * 100_000)
+    assert refused(copy, trust(key)) == Refusal.UNSIGNED
+    (copy / "signature.json").write_bytes(b" " * 10_000)
+    assert refused(copy, trust(key)) == Refusal.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [({"decisions": "0" * 16}, Refusal.DECISIONS), ({"observation": "0" * 16}, Refusal.OBSERVATION)]
+)
+def test_schemas_are_part_of_what_is_signed(change: dict[str, str], code: Refusal, copy: Path, key: PrivateKey) -> None:
+    statement = sign_bundle(copy, key, now=NOW)
+    assert statement.decisions == decisions_hash(load_bundle(copy).manifest.space)
+    (copy / "signature.json").write_bytes(sign_statement(statement.model_copy(update=change), key))
+    assert refused(copy, trust(key)) == code
+
+
+@pytest.mark.parametrize("options", [{"number": 0}, {"valid_s": 0}, {"number": 1 << 41}, {"valid_s": 1 << 41}])
+def test_a_signature_needs_a_version_and_a_time(options: dict[str, Any], copy: Path, key: PrivateKey) -> None:
+    with pytest.raises(ConfigError, match="whole numbers above 0"):
+        sign_bundle(copy, key, **options)
+    assert not (copy / "signature.json").exists()
+
+
+def test_signing_on_the_command_line(copy: Path, tmp_path: Path) -> None:
+    private, public = make_keys(tmp_path, "fleet")
+    run = CliRunner().invoke
+    done = run(keys_app, ["sign", str(copy), "--key", str(private), "--version", "9", "--days", "1"])
+    assert done.stdout.startswith("signed: flight-lte-ppo-7, version 9, until ")
+    shown = run(keys_app, ["verify", str(copy), "--trust", str(public), "--json"])
+    assert json.loads(shown.stdout)["version"] == 9
+    (copy / "signature.json").unlink()
+    failed = run(keys_app, ["verify", str(copy), "--trust", str(public)]).exception
+    assert isinstance(failed, RefusedBundle)
+    assert failed.code is Refusal.UNSIGNED
+
+
+def test_too_many_files_are_refused(copy: Path) -> None:
+    for k in range(300):
+        (copy / f"f{k}").touch()
+    assert refused(copy, None) == Refusal.CHANGED
+
+
+MUTATIONS = 100_000 if os.environ.get("ADAPTSPLIT_FUZZ") == "full" else 2_000
+
+
+@pytest.mark.timeout(900)
+def test_mutated_manifests_are_loaded_or_refused(learned: Path) -> None:
+    """Values are dropped and replaced inside the JSON, and bytes of it: a BundleError comes out, or a bundle."""
+    data, rng = (learned / "manifest.json").read_bytes(), random.Random(2024)
+    built = 0
+    for _ in range(MUTATIONS):
+        with contextlib.suppress(BundleError):
+            manifest = parse_manifest(_mutated(data, rng), learned / "manifest.json")
+            built += _build(learned, manifest, "").manifest is manifest
+    assert 0 < built < MUTATIONS
+
+
+JUNK: tuple[Any, ...] = (None, True, -1, 1e308, 10**400, "", "../x", "\ud800", [], {}, [[[]]], {"a": {}})
+
+
+def _mutated(data: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        at = rng.randrange(len(data))
+        return data[:at] + rng.randbytes(rng.randint(0, 4)) + data[at + rng.randint(0, 8) :]
+    value = json.loads(data)
+    place = value
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = rng.choice(keys)
+        if not (isinstance(place[key], dict | list) and place[key] and rng.random() < 0.7):
+            break
+        place = place[key]
+    if rng.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = rng.choice(JUNK)
+    return json.dumps(value).encode()

@@ -135,7 +135,7 @@ def _rounded(value: Array | float) -> Any:
 def _array(name: str, value: object) -> Array:
     try:
         array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProfileError(f"profile summary: {name!r} is not an array of numbers ({error})") from error
     if array.size > MAX_NUMBERS:
         raise ProfileError(f"profile summary: {name!r} has {array.size} numbers; at most {MAX_NUMBERS}")
