@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -234,7 +236,7 @@ class Simulator:
         self._team.run(self._step_part, codes, before)
         return self.observations, self.rewards, self.done
 
-    def _step_part(self, codes: Array, before: Array, first: int, last: int, scratch: Buffers) -> None:
+    def _step_part(self, codes: Array, before: Array, first: int, last: int, scratch: Buffers) -> float:
         step_rows(
             self.packed,
             self.states,
@@ -250,6 +252,7 @@ class Simulator:
             self.rewards,
             self.done,
         )
+        return perf_counter()
 
     @property
     def terminated(self) -> Array:
@@ -272,25 +275,39 @@ class Simulator:
 
 
 class _Team:
-    """Splits rows among threads; the compiled core lets go of the interpreter's lock."""
+    """Splits rows among threads; the compiled core lets go of the interpreter's lock.
+
+    The caller's thread takes the first part. The others start some tens of microseconds later, so its part grows until
+    all end together.
+    """
 
     def __init__(self, n: int, threads: int | None) -> None:
         wanted = (os.cpu_count() or 1) if threads is None else threads
         self.count = max(1, min(wanted, n // ROWS_PER_THREAD))
         self.buffers = [buffers() for _ in range(self.count)]
-        edges = np.linspace(0, n, self.count + 1).astype(int)
-        self._parts = [(int(a), int(b)) for a, b in pairwise(edges)]
+        self._n, self._own = n, n / self.count
+        self._parts = self._split()
         self._pool = ThreadPoolExecutor(self.count - 1, "adaptsplit-step") if self.count > 1 else None
 
-    def run(self, part: Any, codes: Array, before: Array) -> None:
-        """Call ``part(codes, before, first, last, buffers)`` for every part; the caller's thread takes the first."""
-        others = []
-        if self._pool is not None:
-            pairs = zip(self._parts[1:], self.buffers[1:], strict=True)
-            others = [self._pool.submit(part, codes, before, a, b, scratch) for (a, b), scratch in pairs]
-        part(codes, before, *self._parts[0], self.buffers[0])
-        for other in others:
-            other.result()
+    def run(self, part: Callable[[Array, Array, int, int, Buffers], float], codes: Array, before: Array) -> None:
+        """Call ``part(codes, before, first, last, buffers)`` for every part; it returns the time at its end."""
+        if self._pool is None:
+            part(codes, before, 0, self._n, self.buffers[0])
+            return
+        began = perf_counter()
+        pairs = zip(self._parts[1:], self.buffers[1:], strict=True)
+        others = [self._pool.submit(part, codes, before, a, b, scratch) for (a, b), scratch in pairs]
+        ended = part(codes, before, *self._parts[0], self.buffers[0])
+        late = max(other.result() for other in others) - ended
+        per_row = (ended - began) / self._parts[0][1]
+        self._own = min(max(self._own + 0.1 * late / per_row, self._n / self.count), 0.8 * self._n)
+        self._parts = self._split()
+
+    def _split(self) -> list[tuple[int, int]]:
+        """The caller's rows in whole blocks, the rest in equal parts."""
+        own = self._n if self.count == 1 else round(self._own / BLOCK) * BLOCK
+        edges = [0, *np.linspace(own, self._n, self.count).astype(int)]
+        return [(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def episode_seeds(seed: int, count: int, split: str) -> Array:
