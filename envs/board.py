@@ -30,6 +30,7 @@ from adaptsplit.envs.packed import (
     COMPUTE_W,
     HARD_C,
     HARD_SPEED,
+    HAS_SIGNAL,
     HYSTERESIS_K,
     IDLE_W,
     K_PER_W,
@@ -109,7 +110,8 @@ def telemetry(w: Packed, s: Array) -> None:
     """Write what the device measures of itself into the tracker; what it has no process for stays unknown."""
     x = s[TRACKER:]
     x[est.BATTERY] = s[BATTERY_J] / w.f8[BATTERY]
-    x[est.SIGNAL] = of_sample(w, RECEIVED, sample(w, int(s[LINK]), s[NOW] + s[LINK_OFFSET]))
+    if w.i8[HAS_SIGNAL] == 1:
+        x[est.SIGNAL] = of_sample(w, RECEIVED, sample(w, int(s[LINK]), s[NOW] + s[LINK_OFFSET]))
     if w.i8[LOAD_COUNT] > 0:
         x[est.LOAD] = load_at(w, s, s[NOW])
     if w.f8[K_PER_W] > 0.0:

@@ -46,6 +46,7 @@ def build_table(traces: Sequence[LinkTrace]) -> LinkTable:
 def _rows(trace: LinkTrace) -> Array:
     """Return (H + 1, 6) of one trace."""
     rows = np.zeros((len(trace) + 1, 6))
+    rows[-1, 4] = np.nan
     rows[1:, 0] = np.cumsum(trace.capacity_bps * trace.dt_s)
     rows[1:, 5] = np.cumsum((trace.capacity_bps > 0) * trace.dt_s)
     unknown = np.full(len(trace), np.nan)

@@ -27,16 +27,15 @@ IDLE_W, AMBIENT_C, K_PER_W, TAU_S, SOFT_C, SOFT_SPEED, HARD_C, HARD_SPEED, HYSTE
 MINIMUM_CLOCK = 34
 
 # i8: sizes and switches, then where each table begins in its array.
-ROWS, BRANCHES, RATES, LEVELS, FLIGHTS, LINKS, CELLS, LABELLED, SERVER_COUNT, LOAD_COUNT, THERMAL, RADIO_POINTS = range(
-    12
-)
-OF_EXIT, OF_TAIL, OF_FRAME = range(12, 15)
-HEAD, ENCODE, TAIL, SIGNAL, THRESHOLDS, PATIENCE = range(15, 21)
-LINK_SHARE, LINK_DT, SAMPLES = range(21, 24)
-SERVER_WORK, SERVER_BACKLOG, SERVER_JOBS, LOAD, RADIO_SIGNAL, RADIO_J_PER_BIT = range(24, 30)
-KIND, RATE_COUNT, EXIT_BRANCH, FLIGHT_FIRST, FLIGHT_COUNT, LINK_FIRST, LINK_COUNT = range(30, 37)
-ANSWERS, TRUTH = range(37, 39)
-HEADER = 39
+ROWS, BRANCHES, RATES, LEVELS, FLIGHTS, LINKS, CELLS, LABELLED = range(8)
+SERVER_COUNT, LOAD_COUNT, THERMAL, RADIO_POINTS, HAS_SIGNAL = range(8, 13)
+OF_EXIT, OF_TAIL, OF_FRAME = range(13, 16)
+HEAD, ENCODE, TAIL, SIGNAL, THRESHOLDS, PATIENCE = range(16, 22)
+LINK_SHARE, LINK_DT, SAMPLES = range(22, 25)
+SERVER_WORK, SERVER_BACKLOG, SERVER_JOBS, LOAD, RADIO_SIGNAL, RADIO_J_PER_BIT = range(25, 31)
+KIND, RATE_COUNT, EXIT_BRANCH, FLIGHT_FIRST, FLIGHT_COUNT, LINK_FIRST, LINK_COUNT = range(31, 38)
+ANSWERS, TRUTH = range(38, 40)
+HEADER = 40
 
 # What lies side by side in a table's entry, so that one look-up touches one cache line.
 EXIT_QUALITY, EXIT_CONFIDENCE = range(2)
@@ -62,7 +61,8 @@ def pack(world: World) -> Packed:
     rows, branches, rates = world.outcomes.tail_quality.shape
     sizes = [rows, branches, rates, world.stages.head.shape[1], len(world.flight_first), len(links.samples)]
     sizes += [world.answers.truth.shape[1], int(world.answers.labelled), max(len(server.work_s) - 1, 0)]
-    sizes += [len(device.load), int(device.has_thermal), len(device.radio_signal)]
+    signal = int(np.isfinite(links.table[:, RECEIVED]).any())
+    sizes += [len(device.load), int(device.has_thermal), len(device.radio_signal), signal]
     o = world.outcomes
     exits, frames = (
         np.stack([o.exit_quality, o.exit_confidence], axis=-1),

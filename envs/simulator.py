@@ -37,17 +37,22 @@ from adaptsplit.envs.link import sample
 from adaptsplit.envs.observing import BLOCK, Buffers, buffers, scale_block
 from adaptsplit.envs.packed import (
     CAPACITY,
+    EXIT_BRANCH,
+    EXIT_CONFIDENCE,
     FPS,
+    KIND,
     PATIENCE,
+    PAYLOAD,
     THRESHOLDS,
     Packed,
+    of_branch,
     of_exit,
     of_link,
     of_sample,
     of_tail,
     pack,
 )
-from adaptsplit.envs.world import World
+from adaptsplit.envs.world import KIND_LOCAL, World
 from adaptsplit.outcome import OUTCOME, Outcomes
 
 Array = NDArray[Any]
@@ -102,7 +107,10 @@ def warm(w: Packed, states: Array, grid: Array, codes: Array, begin: int, end: i
     for i in range(begin, end):
         s, decision = states[i], grid[codes[i]]
         row = row_of(w, s, int(s[FRAME]), math.inf)
-        total += of_exit(w, 0, row, decision[0]) + of_tail(w, 0, row, decision[0], decision[1])
+        confidence = of_exit(w, EXIT_CONFIDENCE, row, of_branch(w, EXIT_BRANCH, decision[0]))
+        if confidence >= of_link(w, THRESHOLDS, decision[2]) or of_branch(w, KIND, decision[0]) >= KIND_LOCAL:
+            continue  # nothing will be sent
+        total += of_tail(w, PAYLOAD, row, decision[0], decision[1])
         now, link = s[NOW] + s[LINK_OFFSET], int(s[LINK])
         here, ahead = sample(w, link, now), sample(w, link, now + 1.0 / w.f8[FPS])
         for place in range(here, min(max(ahead, here), here + 8) + 1):
