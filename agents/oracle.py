@@ -23,21 +23,13 @@ from numpy.typing import NDArray
 
 from adaptsplit.decision import NEVER_EXIT, DecisionSpace
 from adaptsplit.devices.processes import active_power_factor
+from adaptsplit.envs.bound import relaxed_bound
 from adaptsplit.envs.core import reset_row
+from adaptsplit.envs.foresight import PAST_S, Moments, foresee, recent_background
 from adaptsplit.envs.layout import STATE_SIZE
 from adaptsplit.envs.link import bits_until
 from adaptsplit.envs.packed import pack
-from adaptsplit.envs.plan import (
-    PAST_S,
-    SPAN,
-    Moments,
-    beam,
-    foresee,
-    recede,
-    recent_background,
-    relaxed_bound,
-    replay,
-)
+from adaptsplit.envs.plan import SPAN, beam, recede, replay
 from adaptsplit.envs.world import World
 from adaptsplit.errors import UnknownNameError
 from adaptsplit.outcome import OUTCOME, Outcomes
