@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adaptsplit.errors import ConfigError
+from adaptsplit.errors import AdaptsplitError, ConfigError
 from adaptsplit.registry import did_you_mean
 
 MAX_YAML_BYTES = 1 << 20
@@ -47,6 +48,20 @@ def parse(model: type[M], value: Mapping[str, Any], where: str) -> M:
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(model, fault)}" for fault in error.errors(include_url=False))
         raise ConfigError(f"{where}: {error.error_count()} fault(s):\n{faults}") from error
+
+
+def parse_json(model: type[M], data: bytes, where: str, cure: str, error_type: type[AdaptsplitError]) -> M:
+    """Validate a JSON object as ``model``; an ``error_type`` names ``where``, every fault and the cure."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"{where}: not valid JSON ({error}); {cure}") from error
+    if not isinstance(value, dict):
+        raise error_type(f"{where}: expected a JSON object, found {type(value).__name__}; {cure}")
+    try:
+        return parse(model, value, where)
+    except ConfigError as error:
+        raise error_type(f"{error}\n{cure}") from error
 
 
 def _fault(model: type[BaseModel], fault: Mapping[str, Any]) -> str:

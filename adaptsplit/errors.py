@@ -18,6 +18,16 @@ A message says the value met, what was expected, and the cure. ``exit_code`` is 
 
 from __future__ import annotations
 
+import tokenize
+import zipfile
+import zlib
+
+NPZ_FAULTS = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # the last two: numpy's parser of a npy header
+)
+"""What reading a damaged ``.npz`` may raise; readers turn each into an error of ours."""
+
 
 class AdaptsplitError(Exception):
     """Base class; catch it to catch everything that adaptsplit raises on purpose."""

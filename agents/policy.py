@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +25,7 @@ from adaptsplit.agents.base import Kind
 from adaptsplit.config import Config, parse
 from adaptsplit.controller import Decisions, Observations, State, Stateless
 from adaptsplit.decision import DecisionSpace
-from adaptsplit.errors import AdaptsplitError, DataError
+from adaptsplit.errors import NPZ_FAULTS, AdaptsplitError, DataError
 
 MAX_POLICY_BYTES = 16 << 20
 MAX_LAYERS = 16
@@ -186,12 +184,6 @@ def parse_policy(data: bytes, where: str, name: str | None = None) -> PolicyCont
     return PolicyController(name or meta.agent, space, PolicyNet(layers, meta.activation, meta.head))
 
 
-_DAMAGE = (
-    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # the last two: numpy's parser of a npy header
-)
-
-
 def _is_layer(weight: NDArray[Any], bias: NDArray[Any]) -> bool:
     return weight.dtype == bias.dtype == np.float32 and weight.ndim == 2 and bias.ndim == 1
 
@@ -207,5 +199,5 @@ def _read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{len(sizes)} arrays of {sum(sizes)} bytes")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except _DAMAGE as error:
+    except NPZ_FAULTS as error:
         raise DataError(f"{where}: not a policy file ({error}); train or export it again") from error

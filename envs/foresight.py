@@ -82,6 +82,32 @@ def _alike(moments: Array, value: float) -> tuple[int, int]:
     return int(max(0, min((low + high) // 2 - near // 2, count - near))), int(near)
 
 
+@inlined
+def _elsewhere(
+    imagined: Packed,
+    s: Array,
+    key: np.uint64,
+    moments: Moments,
+    links: tuple[int, int],
+    servers: tuple[int, int],
+    loads: tuple[int, int],
+) -> None:
+    """Move a state to moments drawn from ranges (first, number) of those that are like its own; times stay positive."""
+    m = moments.link[links[0] + int(uniform_of(key, rand.FUTURE) * links[1])]
+    s[LINK], s[LINK_OFFSET] = m[1], m[2] - s[NOW]
+    if servers[1] > 0:
+        at = servers[0] + int(uniform_of(key, rand.FUTURE_SERVER) * servers[1])
+        period = imagined.i8[SERVER_COUNT] * imagined.f8[SERVER_DT]
+        whole = math.ceil((s[NOW] + s[SERVER_OFFSET]) / period) * period
+        moved = moments.server[at, 1] - s[NOW] - s[SERVER_OFFSET] + whole
+        s[SERVER_OFFSET] += moved
+        s[SERVER_AT] += moved
+    if loads[1] > 0:
+        at = loads[0] + int(uniform_of(key, rand.FUTURE_LOAD) * loads[1])
+        period = imagined.i8[LOAD_COUNT] * imagined.f8[LOAD_DT]
+        s[LOAD_OFFSET] = moments.load[at, 1] - s[NOW] + math.ceil(s[NOW] / period) * period
+
+
 @compiled
 def foresee(
     w: Packed,
@@ -109,8 +135,8 @@ def foresee(
         recent_log(planning_log, log, frame, depth)
         at = np.searchsorted(moments.link[:, 0], _recent(w, s))
         low = max(0, min(at - near // 2, count - near))
-        server_low, server_near = _alike(moments.server, recent_background(w, s[NOW] + s[SERVER_OFFSET]))
-        load_low, load_near = _alike(moments.load, load_at(w, s, s[NOW]))
+        servers = _alike(moments.server, recent_background(w, s[NOW] + s[SERVER_OFFSET]))
+        loads = _alike(moments.load, load_at(w, s, s[NOW]))
         worth_trying(imagined, s, candidates, keep, values, s[NOW])
         best, best_value = 0, -math.inf
         for c in range(candidates.shape[0]):
@@ -118,23 +144,11 @@ def foresee(
                 continue
             value = 0.0
             for j in range(FUTURES):
-                key = key_of(seed, frame * FUTURES + j)
-                m = moments.link[low + int(uniform_of(key, rand.FUTURE) * near)]
                 copy_state(scratch, s)
                 copy(scratch_log, planning_log)
                 scratch[ROW_FIRST], scratch[ROW_COUNT] = row_of(w, s, frame, math.inf), 1.0
-                scratch[LINK], scratch[LINK_OFFSET] = m[1], m[2] - s[NOW]
-                if server_near > 0:
-                    chosen_at = server_low + int(uniform_of(key, rand.FUTURE_SERVER) * server_near)
-                    period = imagined.i8[SERVER_COUNT] * imagined.f8[SERVER_DT]
-                    whole = math.ceil((s[NOW] + s[SERVER_OFFSET]) / period) * period  # times stay positive
-                    moved = moments.server[chosen_at, 1] - s[NOW] - s[SERVER_OFFSET] + whole
-                    scratch[SERVER_OFFSET] += moved
-                    scratch[SERVER_AT] += moved
-                if load_near > 0:
-                    chosen_at = load_low + int(uniform_of(key, rand.FUTURE_LOAD) * load_near)
-                    period = imagined.i8[LOAD_COUNT] * imagined.f8[LOAD_DT]
-                    scratch[LOAD_OFFSET] = moments.load[chosen_at, 1] - s[NOW] + math.ceil(s[NOW] / period) * period
+                key = key_of(seed, frame * FUTURES + j)
+                _elsewhere(imagined, scratch, key, moments, (low, near), servers, loads)
                 while scratch[FRAME] < frame + horizon and scratch[DONE] == 0.0:
                     b, r = int(candidates[c, 0]), int(candidates[c, 1])
                     rule = candidates[c, 2], candidates[c, 3]

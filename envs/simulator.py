@@ -18,6 +18,7 @@ from adaptsplit import observation
 from adaptsplit.envs.answers import row_of
 from adaptsplit.envs.compiled import compiled, episode_seed, inlined
 from adaptsplit.envs.core import look, refresh, reset_row, step_row
+from adaptsplit.envs.exogenous import SEEDS
 from adaptsplit.envs.layout import (
     BATTERY_J,
     DONE,
@@ -320,5 +321,5 @@ class _Team:
 
 def episode_seeds(seed: int, count: int, split: str) -> Array:
     """Return the seeds (count,) of evaluation episodes: the same for every controller; they differ between splits."""
-    key = np.uint64(seed) + np.uint64({"train": 1, "validation": 2, "test": 3}[split] << 48)
+    key = np.uint64(seed) + np.uint64(SEEDS[split] << 48)
     return np.array([episode_seed(key, i, 0) for i in range(count)], dtype=np.uint64)

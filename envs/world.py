@@ -62,7 +62,7 @@ class Constants(NamedTuple):
     fps: float
     deadline_s: float
     window: float
-    fifo: float  # 1: plain first-in-first-out sender without slot or gate
+    fifo: float  # 1: first in, first out: sent whenever the window is open, whatever is predicted
     frames: int
     decision_s: float
     compute_w: float  # device power above idle while it computes

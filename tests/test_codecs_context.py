@@ -70,7 +70,7 @@ def test_round_trip_error_is_half_a_step(name: str, shape: tuple[int, int, int])
     data = codec.encode(values)
     decoded = codec.decode(data)
     grid = Grid(codec.bits, codec.per_channel)
-    _, steps = grid._levels(parse_container(data).payload[: grid.head_bytes(shape[0])], shape[0])
+    _, steps = grid.levels(parse_container(data).payload[: grid.head_bytes(shape[0])], shape[0])
     assert decoded.dtype == np.float32
     assert decoded.shape == shape
     assert np.all(np.abs(decoded - values) <= steps * 0.5001 + 1e-6)

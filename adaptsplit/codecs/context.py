@@ -22,8 +22,8 @@ from adaptsplit.codecs.base import FeatureCodec, Features, feature_codecs
 from adaptsplit.codecs.container import Container, build_container, parse_container
 from adaptsplit.codecs.context_compile import from_words, intervals, is_compiled, to_words
 from adaptsplit.codecs.context_kernel import STATE_WORDS
-from adaptsplit.codecs.fastpath import STORAGE_SHIFT, expect, form_of, split_head, store_fast
-from adaptsplit.codecs.features import _restore as restore_codes
+from adaptsplit.codecs.fastpath import STORAGE_SHIFT, expect, form_of, store_fast
+from adaptsplit.codecs.features import restore_codes
 from adaptsplit.codecs.packing import Codes, packed_size
 from adaptsplit.codecs.quantise import BITS, Grid
 from adaptsplit.errors import CodecError
@@ -67,8 +67,8 @@ class ContextCodec:
     def decode_parsed(self, container: Container) -> Features:
         """Like ``decode``, of a container that is parsed already and known to be of this kind."""
         grid = Grid(self.bits, self.per_channel)
-        head, stored = split_head(container, grid)
         channels, height, width = container.shape
+        head, stored = grid.split(container.payload, channels)
         shape, storage = (channels, height, width), container.form >> STORAGE_SHIFT
         if storage == CODED:
             codes = _read_coded(stored, shape, self.bits)

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from adaptsplit.codecs.base import FeatureCodec, Features, feature_codecs
 from adaptsplit.codecs.container import Container, build_container, parse_container
-from adaptsplit.codecs.features import _LAYOUT as LAYOUT
-from adaptsplit.codecs.features import PACKED, ZSTD
-from adaptsplit.codecs.features import _restore as restore_codes
+from adaptsplit.codecs.features import LAYOUT, PACKED, ZSTD, restore_codes
 from adaptsplit.codecs.packing import Codes, pack, packed_size
 from adaptsplit.codecs.quantise import BITS, Grid
 from adaptsplit.errors import CodecError
@@ -61,8 +59,8 @@ class FastCodec:
     def decode_parsed(self, container: Container) -> Features:
         """Like ``decode``, of a container that is parsed already and known to be of this kind."""
         grid = Grid(self.bits, self.per_channel)
-        head, stored = split_head(container, grid)
         channels, height, width = container.shape
+        head, stored = grid.split(container.payload, channels)
         storage = container.form >> STORAGE_SHIFT
         codes = restore_codes(stored, channels * height * width, self.bits, storage)
         return grid.restore(head, codes, (channels, height, width))
@@ -81,14 +79,6 @@ def expect(container: Container, kind: int, name: str) -> Grid:
     if grid.bits not in BITS:
         raise CodecError(f"form 0x{container.form:02x}: {grid.bits} bits, expected one of {BITS}: not written by us")
     return grid
-
-
-def split_head(container: Container, grid: Grid) -> tuple[bytes, bytes]:
-    """Split a payload into the stored ranges and the stored codes; CodecError when it is too short."""
-    size = grid.head_bytes(container.shape[0])
-    if len(container.payload) < size:
-        raise CodecError(f"payload of {len(container.payload)} bytes; the ranges alone take {size}")
-    return container.payload[:size], container.payload[size:]
 
 
 def store_fast(codes: Codes, bits: int) -> tuple[int, bytes]:

@@ -1,9 +1,7 @@
 """Uniform min/max quantisation, per tensor or per channel, packed and compressed with zstd.
 
-Payload: the ranges, then the codes. The tensor's range is two float16 numbers, rounded outwards, so every value lies
-inside it; per channel, a range is two bytes that count 255ths of the tensor's range, rounded outwards too. Codes are
-quantised with the *stored* range, so decoding is exact: |decoded - value| <= step / 2 (values beyond +-65504, the
-limits of float16, saturate).
+Payload: the ranges (``quantise`` has their form), then the codes. Codes are quantised with the *stored* range, so
+decoding is exact: |decoded - value| <= step / 2 (values beyond +-65504, the limits of float16, saturate).
 
 Codes are stored in whichever form is smaller (``form`` byte of the container): bit-packed, or zstd-19 over the layout
 that measured best at this width: packed crumbs at 2 bits, nibbles at 3 and 4, bytes at 6 and 8. Bottlenecks have 1000
@@ -23,17 +21,15 @@ from numpy.typing import NDArray
 from adaptsplit.codecs.base import FeatureCodec, Features, feature_codecs
 from adaptsplit.codecs.container import Container, build_container, parse_container
 from adaptsplit.codecs.packing import Codes, pack, packed_size, unpack
+from adaptsplit.codecs.quantise import BITS, FLOAT16_MAX, Grid, outward
 from adaptsplit.errors import CodecError
 
-BITS = (2, 3, 4, 6, 8)
 PACKED, ZSTD = 0, 1
 ZSTD_LEVEL = 19
 
-_LAYOUT = {2: 2, 3: 4, 4: 4, 6: 8, 8: 8}
+LAYOUT = {2: 2, 3: 4, 4: 4, 6: 8, 8: 8}
 _PER_CHANNEL = 0x10
-_FLOAT16_MAX = 65504.0
 _MAX_WINDOW = 1 << 23
-_HEAD_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,12 @@ class UniformCodec:
     @property
     def name(self) -> str:
         """Id in ``feature_codecs``, such as ``q4c-zstd``."""
-        return f"q{self.bits}{'c' if self.per_channel else 't'}-zstd"
+        return f"{self.grid.prefix}-zstd"
+
+    @property
+    def grid(self) -> Grid:
+        """Ranges and levels."""
+        return Grid(self.bits, self.per_channel)
 
     @property
     def kind(self) -> int:
@@ -71,17 +72,15 @@ class UniformCodec:
     def decode_parsed(self, container: Container) -> Features:
         """Like ``decode``, of a container that is parsed already and known to be of this kind."""
         channels, height, width = container.shape
-        size = _HEAD_BYTES + (2 * channels if self.per_channel else 0)
-        if len(container.payload) < size:
-            raise CodecError(f"payload of {len(container.payload)} bytes; the ranges alone take {size}")
-        low, step = self._steps(container.payload[:size], channels)
+        head, stored = self.grid.split(container.payload, channels)
+        low, step = self._steps(head, channels)
         count = channels * height * width
-        codes = _restore(container.payload[size:], count, self.bits, container.form)
+        codes = restore_codes(stored, count, self.bits, container.form)
         return low + step * codes.reshape(channels, -1).astype(np.float32).reshape(container.shape)
 
     def _ranges(self, values: Features) -> tuple[bytes, Features, Features]:
         """Return (stored ranges, low (C or 1, 1, 1), step of the same shape), both as the decoder will see them."""
-        low, high = _outward(float(values.min()), -1), _outward(float(values.max()), 1)
+        low, high = outward(float(values.min()), -1), outward(float(values.max()), 1)
         head = np.array([low, high], dtype="<f2").tobytes()
         if self.per_channel:
             span = max(high - low, 1e-30)
@@ -92,17 +91,7 @@ class UniformCodec:
 
     def _steps(self, stored: bytes, channels: int) -> tuple[Features, Features]:
         """Read stored ranges; CodecError when they are not finite and ordered."""
-        low, high = (float(v) for v in np.frombuffer(stored, dtype="<f2", count=2))
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise CodecError(f"range {low} to {high}; expected two finite numbers in ascending order")
-        lows, highs = np.array([low]), np.array([high])
-        if self.per_channel:
-            parts = np.frombuffer(stored, np.uint8, 2 * channels, _HEAD_BYTES).reshape(2, channels).astype(np.float64)
-            if np.any(parts[0] > parts[1]):
-                raise CodecError("a channel's range ends before it begins: not written by us")
-            lows, highs = low + (high - low) * parts / 255
-        step = (highs - lows) / ((1 << self.bits) - 1)
-        return lows.astype(np.float32).reshape(-1, 1, 1), step.astype(np.float32).reshape(-1, 1, 1)
+        return self.grid.levels(stored, channels)
 
     def _quantise(self, values: Features, low: Features, step: Features) -> Codes:
         scale = np.where(step > 0, 1 / np.where(step > 0, step, 1).astype(np.float64), 0.0)
@@ -116,31 +105,24 @@ def _checked(features: NDArray[Any]) -> Features:
         raise CodecError(f"features {values.dtype} {values.shape}; expected (C, H, W) floats with at least one value")
     if not np.isfinite(values).all():
         raise CodecError("features contain NaN or infinity; repair the model (training diverged?) or its input")
-    return values.clip(-_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float32)
-
-
-def _outward(value: float, direction: int) -> float:
-    """Nearest float16 at or beyond ``value`` in ``direction`` (-1 down, +1 up)."""
-    half = np.float16(value)
-    if (float(half) - value) * direction < 0:
-        half = np.nextafter(half, np.float16(direction * np.inf))
-    return float(half)
+    return values.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float32)
 
 
 def _store(codes: Codes, bits: int) -> tuple[int, bytes]:
     """Return (form, bytes): zstd over the layout for ``bits``, or bit-packed where that is not larger."""
-    compressed = _compressor(codes.size).compress(pack(codes, _LAYOUT[bits]))
+    compressed = _compressor(codes.size).compress(pack(codes, LAYOUT[bits]))
     if len(compressed) < packed_size(codes.size, bits):
         return ZSTD, compressed
     return PACKED, pack(codes, bits)
 
 
-def _restore(data: bytes, count: int, bits: int, form: int) -> Codes:
+def restore_codes(data: bytes, count: int, bits: int, form: int) -> Codes:
+    """Inverse of storing ``count`` codes packed or by zstd; CodecError for anything that was not written by us."""
     if form == PACKED:
         return unpack(data, count, bits)
     if form != ZSTD:
         raise CodecError(f"form {form}; expected {PACKED} (packed) or {ZSTD} (zstd): not written by us")
-    codes = unpack(_decompress(data, packed_size(count, _LAYOUT[bits])), count, _LAYOUT[bits])
+    codes = unpack(_decompress(data, packed_size(count, LAYOUT[bits])), count, LAYOUT[bits])
     if codes.max() >> bits:
         raise CodecError(f"code {codes.max()} in a {bits}-bit tensor: not written by us")
     return codes

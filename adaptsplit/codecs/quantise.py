@@ -1,8 +1,8 @@
-"""Uniform quantisation at memory speed, for codecs whose time matters: float32 throughout, few passes.
+"""The grids of all uniform codecs: stored ranges, levels, and quantisation at memory speed (float32, few passes).
 
-Same grids and stored ranges as ``features`` (see there): two float16 numbers rounded outwards and, per channel, two
-bytes that count 255ths of that range. |decoded - value| <= step / 2, up to float32 rounding; values beyond +-65504
-saturate.
+The tensor's range is two float16 numbers, rounded outwards, so every value lies inside it; per channel, a range is two
+bytes that count 255ths of the tensor's range, rounded outwards too. |decoded - value| <= step / 2, up to float32
+rounding; values beyond +-65504 saturate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from adaptsplit.codecs.packing import Codes
 from adaptsplit.errors import CodecError
 
 BITS = (2, 3, 4, 6, 8)
-_FLOAT16_MAX = 65504.0
+FLOAT16_MAX = 65504.0
 _HEAD_BYTES = 4
 
 
@@ -38,17 +38,24 @@ class Grid:
         """Bytes that the stored ranges take."""
         return _HEAD_BYTES + (2 * channels if self.per_channel else 0)
 
+    def split(self, payload: bytes, channels: int) -> tuple[bytes, bytes]:
+        """Split a payload into stored ranges and stored codes; CodecError when it is too short."""
+        size = self.head_bytes(channels)
+        if len(payload) < size:
+            raise CodecError(f"payload of {len(payload)} bytes; the ranges alone take {size}")
+        return payload[:size], payload[size:]
+
     def quantise(self, features: NDArray[Any]) -> tuple[bytes, Codes]:
         """(C, H, W) finite floats -> (stored ranges, (n,) codes); CodecError for another rank, NaN or infinity."""
         values, lows, highs = self._measured(features)
-        low, high = _outward(float(lows.min()), -1), _outward(float(highs.max()), 1)
+        low, high = outward(float(lows.min()), -1), outward(float(highs.max()), 1)
         head = np.array([low, high], dtype="<f2").tobytes()
         if self.per_channel:
             span = max(high - low, 1e-30)
             below = np.floor((lows.astype(np.float64) - low) / span * 255).clip(0, 255)
             above = np.ceil((highs.astype(np.float64) - low) / span * 255).clip(0, 255)
             head += below.astype(np.uint8).tobytes() + above.astype(np.uint8).tobytes()
-        starts, steps = self._levels(head, len(values))
+        starts, steps = self.levels(head, len(values))
         scale = np.divide(1.0, steps, out=np.zeros_like(steps), where=steps > 0)
         scaled = (values - starts) * scale
         scaled += np.float32(0.5)
@@ -56,7 +63,7 @@ class Grid:
 
     def restore(self, head: bytes, codes: Codes, shape: tuple[int, int, int]) -> Features:
         """Inverse of ``quantise``, up to half a step; CodecError when the stored ranges are not ours."""
-        starts, steps = self._levels(head, shape[0])
+        starts, steps = self.levels(head, shape[0])
         values: Features = codes.reshape(shape).astype(np.float32)
         values *= steps
         values += starts
@@ -73,11 +80,11 @@ class Grid:
         lows, highs = groups.min(axis=1), groups.max(axis=1)
         if not (np.isfinite(lows).all() and np.isfinite(highs).all()):
             raise CodecError("features contain NaN or infinity; repair the model (training diverged?) or its input")
-        if max(-lows.min(), highs.max()) > _FLOAT16_MAX:
-            values, lows, highs = (part.clip(-_FLOAT16_MAX, _FLOAT16_MAX) for part in (values, lows, highs))
+        if max(-lows.min(), highs.max()) > FLOAT16_MAX:
+            values, lows, highs = (part.clip(-FLOAT16_MAX, FLOAT16_MAX) for part in (values, lows, highs))
         return values.astype(np.float32, copy=False), lows.astype(np.float32), highs.astype(np.float32)
 
-    def _levels(self, head: bytes, channels: int) -> tuple[Features, Features]:
+    def levels(self, head: bytes, channels: int) -> tuple[Features, Features]:
         """Read stored ranges: lowest level and step, (C or 1, 1, 1); CodecError when they are not finite, ordered."""
         low, high = (float(v) for v in np.frombuffer(head, dtype="<f2", count=2))
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
@@ -92,7 +99,7 @@ class Grid:
         return lows.astype(np.float32).reshape(-1, 1, 1), steps.reshape(-1, 1, 1)
 
 
-def _outward(value: float, direction: int) -> float:
+def outward(value: float, direction: int) -> float:
     """Nearest float16 at or beyond ``value`` in ``direction`` (-1 down, +1 up)."""
     half = np.float16(value)
     if (float(half) - value) * direction < 0:

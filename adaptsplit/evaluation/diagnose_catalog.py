@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse_json
 from adaptsplit.errors import AdaptsplitError, ConfigError, DataError
 from adaptsplit.evaluation.diagnose_hash import content_hash, scenario_hash
 from adaptsplit.links.shaping import Recorded
@@ -92,16 +92,8 @@ def read_catalog(path: Path | None = None) -> Catalog:
     path = shipped_path() if path is None else path
     if not path.is_file():
         return Catalog.model_validate({"schema": SCHEMA})
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); make it anew: scenarios diagnose --all --write") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    try:
-        return parse(Catalog, value, str(path))
-    except ConfigError as error:
-        raise DataError(f"{error}\nmake it anew: scenarios diagnose --all --write") from error
+    cure = "make it anew: scenarios diagnose --all --write"
+    return parse_json(Catalog, path.read_bytes(), str(path), cure, DataError)
 
 
 def write_catalog(catalog: Catalog, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse_json
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.evaluation.results import Estimate
 
@@ -160,14 +160,7 @@ def read_diagnosis(path: Path) -> Diagnosis:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES} bytes; expected a diagnosis.json")
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); make it with scenarios diagnose --out") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); make it again with scenarios diagnose --out") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    try:
-        return parse(Diagnosis, value, str(path))
-    except ConfigError as error:
-        raise DataError(str(error)) from error
+    return parse_json(Diagnosis, data, str(path), "make it again with scenarios diagnose --out", DataError)

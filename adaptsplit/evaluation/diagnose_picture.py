@@ -13,6 +13,7 @@ from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import MissingExtraError
 from adaptsplit.evaluation import report_svg as svg
 from adaptsplit.evaluation.report_figures import ramp
+from adaptsplit.evaluation.report_timeline import draw_capacity
 from adaptsplit.evaluation.timeline import Timeline
 from adaptsplit.outcome import Outcomes
 from adaptsplit.outcome import Path as Answer
@@ -33,7 +34,7 @@ def write_timeline(timeline: Timeline, space: DecisionSpace, fps: float, path: P
     outcomes = next(iter(timeline.outcomes.values()))
     try:
         with svg.figure(9.0, 4.2, 2, 1, ratios=(1.2, 1.0)) as (drawn, axes):
-            _capacity(axes[0, 0], timeline)
+            draw_capacity(axes[0, 0], timeline)
             _bands(axes[1, 0], outcomes, space, fps)
             for ax in axes[:, 0]:
                 ax.set_xlim(0, len(outcomes) / fps)
@@ -43,15 +44,6 @@ def write_timeline(timeline: Timeline, space: DecisionSpace, fps: float, path: P
     except MissingExtraError:
         return None
     return path
-
-
-def _capacity(ax: Axes, timeline: Timeline) -> None:
-    rate = timeline.capacity_bps / 1e6
-    ax.fill_between(timeline.time_s, rate, step="post", color=svg.SKY, alpha=0.35, linewidth=0)
-    ax.step(timeline.time_s, rate, where="post", color=svg.BLUE, linewidth=1)
-    ax.set_ylim(0, max(0.1, float(np.quantile(rate, 0.995)) * 1.15))
-    ax.set_ylabel("Mbit/s")
-    ax.set_title(f"Uplink capacity: {timeline.recording}", fontsize=10.5)
 
 
 def _bands(ax: Axes, outcomes: Outcomes, space: DecisionSpace, fps: float) -> None:

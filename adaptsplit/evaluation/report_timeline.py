@@ -26,7 +26,7 @@ def draw_timeline(timeline: Timeline, document: ResultsDocument) -> str:
         capacity, bands, latency, quality = axes[:, 0]
         name, outcomes = next(iter(timeline.outcomes.items()))
         end = document.frames_per_episode / document.fps
-        _capacity(capacity, timeline)
+        draw_capacity(capacity, timeline)
         _bands(bands, outcomes, document, name)
         _latency(latency, outcomes, document, name)
         _quality(quality, timeline, document)
@@ -38,7 +38,8 @@ def draw_timeline(timeline: Timeline, document: ResultsDocument) -> str:
         return svg.to_svg(drawn, f"timeline of one episode of {name}")
 
 
-def _capacity(ax: Axes, timeline: Timeline) -> None:
+def draw_capacity(ax: Axes, timeline: Timeline) -> None:
+    """Draw the link's capacity (Mbit/s) during the episode."""
     rate = timeline.capacity_bps / 1e6
     ax.fill_between(timeline.time_s, rate, step="post", color=svg.SKY, alpha=0.35, linewidth=0)
     ax.step(timeline.time_s, rate, where="post", color=svg.BLUE, linewidth=1)

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse_json
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.evaluation.metrics import LATENCIES, NAMES, PERCENTILES
 
@@ -190,17 +190,10 @@ def read_results(path: str | Path) -> ResultsDocument:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES} bytes; expected a results.json of adaptsplit evaluate")
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give the results.json of an evaluation") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); make it again with adaptsplit evaluate") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    try:
-        return parse(ResultsDocument, value, str(path))
-    except (ConfigError, ValidationError) as error:
-        raise DataError(str(error)) from error
+    return parse_json(ResultsDocument, data, str(path), "make it again with adaptsplit evaluate", DataError)
 
 
 def write_results(document: ResultsDocument, path: Path) -> None:

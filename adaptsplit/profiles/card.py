@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse_json
 from adaptsplit.decision import BranchSpec
-from adaptsplit.errors import ConfigError, ProfileError
+from adaptsplit.errors import ProfileError
 
 CARD_FILE = "profile.json"
 MAX_CARD_BYTES = 1 << 20
@@ -88,19 +87,12 @@ def read_card(folder: Path) -> ProfileCard:
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ProfileError(f"{path}: {path.stat().st_size} bytes; at most {MAX_CARD_BYTES} are read")
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ProfileError(
             f"{path}: cannot be read ({error.strerror}); a profile is what `adaptsplit profile` writes"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{path}: not valid JSON ({error}); copy the folder again") from error
-    if not isinstance(value, dict):
-        raise ProfileError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    try:
-        return parse(ProfileCard, value, str(path))
-    except ConfigError as error:
-        raise ProfileError(str(error)) from error
+    return parse_json(ProfileCard, data, str(path), "copy the folder again", ProfileError)
 
 
 def write_card(folder: Path, card: ProfileCard) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.lib import format as npy
 
-from adaptsplit.errors import ConfigError, ProfileError
+from adaptsplit.errors import NPZ_FAULTS, ConfigError, ProfileError
 from adaptsplit.profiles.arrays import NAMES, AnyArray
 from adaptsplit.profiles.card import (
     CARD_FILE,
@@ -34,10 +32,6 @@ MAX_ARRAY_BYTES = 1 << 30
 
 _CONFIDENCES = ("exit_confidence", "tail_confidence")
 _CURE = "copy the folder again, or measure again with `adaptsplit profile`"
-_DAMAGE = (
-    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # the last two: numpy's parser of a npy header
-)
 
 
 def save(profile: Profile, folder: Path) -> Path:
@@ -136,7 +130,7 @@ def _from_bytes(data: bytes, path: Path) -> dict[str, AnyArray]:
             arrays = {name: _member(archive, name) for name in NAMES}
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}; {_CURE}") from error
-    except _DAMAGE as error:
+    except NPZ_FAULTS as error:
         raise ProfileError(f"{path}: not an npz file of ours ({error}); {_CURE}") from error
     for name in _CONFIDENCES:
         if arrays[name].dtype != np.uint16:

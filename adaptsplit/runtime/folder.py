@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from adaptsplit.config import Config, parse
-from adaptsplit.errors import ConfigError, ModelError
+from adaptsplit.config import Config, parse_json
+from adaptsplit.errors import ModelError
 
 MODEL_FILE = "model.json"
 MAX_CARD_BYTES = 4 << 20
@@ -138,13 +137,4 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _card(data: bytes, path: Path) -> ModelCard:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error}); copy the folder again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    try:
-        return parse(ModelCard, value, str(path))
-    except ConfigError as error:
-        raise ModelError(str(error)) from error
+    return parse_json(ModelCard, data, str(path), "copy the folder again", ModelError)
