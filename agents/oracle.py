@@ -25,6 +25,7 @@ from adaptsplit.decision import NEVER_EXIT, DecisionSpace
 from adaptsplit.devices.processes import active_power_factor
 from adaptsplit.envs.bound import relaxed_bound
 from adaptsplit.envs.core import reset_row
+from adaptsplit.envs.expected import expected_world
 from adaptsplit.envs.foresight import PAST_S, Moments, foresee, recent_background
 from adaptsplit.envs.layout import STATE_SIZE
 from adaptsplit.envs.link import bits_until
@@ -49,8 +50,6 @@ RECEDING_BEAM = 6
 RECEDING_HORIZON_S = 1.0
 HOLD_FRAMES = 3
 MOMENT_S = 0.25
-KNOTS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)  # where the expected quality may bend: near the thresholds in use
-RIDGE = 0.1  # both chosen by the squared error on the validation frames of flight-lte and eurosat-uplinks
 NO_MOMENTS = Moments(np.zeros((0, 3)), np.zeros((0, 2)), np.zeros((0, 2)))
 
 
@@ -72,16 +71,6 @@ def candidates_of(space: DecisionSpace, table: Array | None = None) -> Array:
         values = np.array(space.thresholds)[rows[:, 2]]
     patience = np.array(space.patience)[rows[:, 2]]
     return np.column_stack([rows[:, :2], np.minimum(values, NEVER_EXIT), patience]).astype(np.float64)
-
-
-def expected_world(world: World, train: World) -> World:
-    """Return ``world`` with each quality replaced by what is expected given confidences and content signals."""
-    exits = _regress(train, world, train.outcomes.exit_quality)
-    tails = _regress(train, world, train.outcomes.tail_quality)
-    return world._replace(
-        outcomes=world.outcomes._replace(exit_quality=exits, tail_quality=tails),
-        answers=world.answers._replace(labelled=False),
-    )
 
 
 def similar_moments(train: World) -> Array:
@@ -112,25 +101,6 @@ def similar_load(train: World) -> Array:
 
 def _ascending(moments: Array) -> Array:
     return np.ascontiguousarray(moments[np.argsort(moments[:, 0], kind="stable")])
-
-
-def _features(world: World) -> Array:
-    o = world.outcomes
-    confidence = o.exit_confidence.astype(np.float64)
-    signals = np.column_stack([o.sharpness, o.difference]).astype(np.float64)
-    bends = [np.maximum(confidence - knot, 0.0) for knot in KNOTS]
-    return np.column_stack([np.ones(len(confidence)), confidence, confidence**2, signals, *bends])
-
-
-def _regress(train: World, world: World, target: Array) -> Array:
-    """Ridge regression of every column of ``target`` (N + 1, ...) on the features; the average row is left out."""
-    known = _features(train)[:-1]
-    values = target[:-1].reshape(len(target) - 1, -1).astype(np.float64)
-    gram = known.T @ known + RIDGE * np.eye(known.shape[1])
-    weights = np.linalg.solve(gram, known.T @ values)
-    expected = np.clip(_features(world) @ weights, 0.0, 1.0)
-    expected[-1] = expected[:-1].mean(axis=0)
-    return np.ascontiguousarray(expected.reshape((-1, *target.shape[1:])), dtype=np.float32)
 
 
 def plan(

@@ -160,7 +160,7 @@ def training_share(scenario: Scenario, frames: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     parameters = load_parameters("ppo")
-    env = SplitVecEnv(scenario, parameters.envs, actions="multi", centred=True)
+    env = SplitVecEnv(scenario, parameters.envs, actions="multi", centred=True, expected=True)
     spent, plain = [0.0], env.step_wait
 
     def timed() -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from adaptsplit.envs.expected import expected_world
 from adaptsplit.envs.layout import ROW_COUNT, ROW_FIRST, ROW_OFFSET
 from adaptsplit.envs.simulator import Simulator
 from adaptsplit.envs.split_env import Actions, action_masks, action_space, observation_space, step_with
@@ -32,7 +33,9 @@ class SplitVecEnv(VecEnv):
     ``centred`` subtracts from each frame's reward the mean quality of all answers to that frame. It depends on the
     frame alone, never on a decision, so it changes no policy gradient and no order of decisions; it only takes out the
     noise of easy and hard frames (an input-dependent baseline: Mao et al., Variance Reduction for Reinforcement
-    Learning in Input-Driven Environments, ICLR 2019). ``episode`` keeps the true return.
+    Learning in Input-Driven Environments, ICLR 2019). ``expected`` pays what an answer is worth in expectation instead
+    of what its labels say (``expected_world``, fitted on the train split): a learner that sees a few thousand frames
+    many times learns less by heart. ``episode`` keeps the return before centring.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class SplitVecEnv(VecEnv):
         seed: int = 0,
         actions: Actions = "flat",
         centred: bool = False,
+        expected: bool = False,
     ) -> None:
         self.scenario, self.decisions, self.actions = scenario, scenario.space, actions
         world = build_world(scenario, split)
+        if expected and world.answers.labelled:
+            world = expected_world(world, build_world(scenario, "train"))
         self.simulator = Simulator(world, num_envs)
         self._centre = frame_means(world) if centred else np.zeros(len(world.outcomes.sharpness))
         self.render_mode = None

@@ -149,3 +149,20 @@ def test_learn_never_sees_an_outcome_before_it_would_have_arrived(
     outcomes = run_episodes(world, recorder, episode_seeds(0, 8, "train"))
     assert len(recorder.seen) > 0.9 * outcomes.size
     assert recorder.known_late > 0
+
+
+def test_expected_rewards_keep_the_mean_and_lose_the_labels(scenario: Scenario) -> None:
+    plain, expected = (SplitVecEnv(scenario, 2, expected=on).simulator.world for on in (False, True))
+    for name in ("exit_quality", "tail_quality"):
+        told, hidden = getattr(plain.outcomes, name)[:-1], getattr(expected.outcomes, name)[:-1]
+        np.testing.assert_allclose(hidden.mean(axis=0), told.mean(axis=0), atol=4e-3)  # clipped to 0..1
+        assert hidden.var() < 0.8 * told.var()
+    np.testing.assert_array_equal(plain.outcomes.payload, expected.outcomes.payload)
+    assert plain.answers.labelled
+    assert not expected.answers.labelled
+
+
+def test_a_label_free_scenario_has_nothing_to_expect(scenario: Scenario) -> None:
+    free = load_scenario({**scenario.file.model_dump(), "label_free": True})
+    world = SplitVecEnv(free, 2, expected=True).simulator.world
+    np.testing.assert_array_equal(world.outcomes.exit_quality, world.outcomes.exit_confidence)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adaptsplit.agents.oracle import bound, candidates_of, expected_world, oracle_names, plan
+from adaptsplit.agents.oracle import bound, candidates_of, oracle_names, plan
 from adaptsplit.agents.static import static_grid
 from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
+from adaptsplit.envs.expected import expected_world
 from adaptsplit.errors import UnknownNameError
 from adaptsplit.scenario import Scenario, load_scenario
 

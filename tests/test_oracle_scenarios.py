@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from adaptsplit.agents.build import make_controller
-from adaptsplit.agents.oracle import bound, expected_world, plan
+from adaptsplit.agents.oracle import bound, plan
 from adaptsplit.agents.static import StaticController
 from adaptsplit.controller import Controller
 from adaptsplit.decision import Decision
 from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
 from adaptsplit.envs.core import reset_row
+from adaptsplit.envs.expected import expected_world
 from adaptsplit.envs.layout import LOAD_OFFSET, SERVER_OFFSET, STATE_SIZE
 from adaptsplit.envs.packed import pack
 from adaptsplit.envs.plan import replay
