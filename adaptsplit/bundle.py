@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import ControllerContext
 from adaptsplit.agents.build import POLICY_FILE, build_controller, context_of, kind_of, make_controller
-from adaptsplit.agents.policy import MAX_POLICY_BYTES, PolicyController, parse_policy, save_policy
+from adaptsplit.agents.policy import MAX_POLICY_BYTES, parse_policy
 from adaptsplit.agents.static import InterleavedController
 from adaptsplit.bundle_files import (
     EXPORT_AGAIN,
@@ -212,8 +212,8 @@ def _write(folder: Path, source: str, controller: Controller, scenario: Scenario
     (folder / MODEL_FOLDER).mkdir(parents=True)
     for name in (MODEL_FILE, *model.card.files):
         shutil.copyfile(model.path / name, folder / MODEL_FOLDER / name)
-    if isinstance(controller, PolicyController):
-        save_policy(folder / POLICY_FILE, controller.name, controller.space, controller.net)
+    if callable(save := getattr(controller, "save", None)):
+        save(folder / POLICY_FILE)
         source = POLICY_FILE
     manifest = {
         "schema": "adaptsplit.bundle/1",

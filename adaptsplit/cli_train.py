@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from adaptsplit.cli_base import Data, Frames, Json, Out, ScenarioName, Seed, Split, emit, today
+from adaptsplit.errors import ConfigError
 from adaptsplit.scenario import SPLITS, data_directory, load_scenario
+
+if TYPE_CHECKING:
+    from adaptsplit.agents.hyperparameters import Parameters
+    from adaptsplit.agents.policy import PolicyNet
+    from adaptsplit.agents.published_learned import Trained
+    from adaptsplit.scenario import Scenario
 
 
 def fit(
@@ -76,20 +83,79 @@ def profile(
 def train(
     scenario: ScenarioName,
     out: Out,
-    agent: Annotated[str, typer.Option("--agent", help="ppo or dqn.")] = "ppo",
+    agent: Annotated[str, typer.Option("--agent", help="Which agent learns (listed above).")] = "ppo",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Frames over all devices.")] = None,
     envs: Annotated[int | None, typer.Option("--envs", min=1, help="Parallel devices.")] = None,
     seed: Seed = 0,
     data: Data = None,
+    params: Annotated[
+        Path | None, typer.Option("--params", help="YAML of hyperparameters, in the form of the shipped file.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One hyperparameter (value in YAML); may be repeated."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="First weights: a RUN, or 'informed' (imitates that oracle)."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events to OUT/tensorboard.")] = False,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train a policy; the one that is best on the validation split is kept."""
+    """Train a policy; the one that is best on the validation split is kept.
+
+    Ctrl-C keeps what was trained; the same command with --resume goes on. A run that was killed loses at most the time
+    since its last validation. A resumed run keeps its seed and, but for --params and --set, its hyperparameters.
+
+    \b
+    Agents:
+      ppo: Proximal policy optimisation (Schulman et al., 2017).
+      dqn: Deep Q-learning (Mnih et al., 2015).
+      a2c: Advantage actor-critic, synchronous (Mnih et al., 2016).
+      qr-dqn: Deep Q-learning of quantiles of the return (Dabney et al., 2018).
+      maskable-ppo: PPO over the full grid of decisions, duplicates masked (Huang and Ontanon, 2022).
+      recurrent-ppo: PPO with an LSTM before the actor: it remembers what estimates forget.
+      navisplit-style: The gate of NaviSplit: TD3 chooses the branch over a frozen policy (no --params, --resume).
+      edgerl-style: EdgeRL's A2C on its own reward (no --params, --resume).
+    """
+    from adaptsplit.agents.hyperparameters import load_parameters, override
+    from adaptsplit.agents.published_learned import METHODS, method
+    from adaptsplit.agents.training import Hooks, own_parameters
     from adaptsplit.agents.training import train as train_agent
 
     loaded = load_scenario(scenario, data)
-    result = train_agent(loaded, agent, out, steps, envs, seed, progress=not as_json, resume=resume, threads=threads)
+    if agent in METHODS:
+        if params or settings or start or resume or tensorboard or envs:
+            raise ConfigError(f"agent {agent!r} takes --steps and --seed only; leave the other options out")
+        _told(method(agent)(loaded, out, steps, seed, not as_json), agent, out, as_json)
+        return
+    base = own_parameters(agent, out) if resume and params is None else load_parameters(agent, params)
+    chosen = override(base, settings or ())
+    first = None if start is None or resume else _first_weights(start, loaded, chosen, seed)
+    try:
+        result = train_agent(
+            loaded,
+            agent,
+            out,
+            steps,
+            envs,
+            seed,
+            progress=not as_json,
+            resume=resume,
+            parameters=chosen,
+            tensorboard=out / "tensorboard" if tensorboard else None,
+            threads=threads,
+            hooks=Hooks(start=first),
+        )
+    except KeyboardInterrupt as stopped:
+        typer.echo(str(stopped) or "interrupted", err=True)
+        raise typer.Exit(130) from None
+    _told(result, agent, out, as_json)
+
+
+def _told(result: Trained, agent: str, out: Path, as_json: bool) -> None:
     document = {
         "run": str(out),
         "agent": agent,
@@ -105,6 +171,19 @@ def train(
             f"{agent}: {result.steps} steps in {result.seconds:.0f} s, best validation reward "
             f"{result.best.reward:.4f}; run folder {out}"
         )
+
+
+def _first_weights(start: str, scenario: Scenario, parameters: Parameters, seed: int) -> PolicyNet:
+    """Return the weights that training starts from: an imitation of the informed oracle, or a run's."""
+    from adaptsplit.agents.imitation import imitate
+    from adaptsplit.agents.policy import PolicyController, load_policy
+
+    if start == "informed":
+        return imitate(scenario, parameters, seed)
+    policy = load_policy(Path(start) / "policy.npz")
+    if not isinstance(policy, PolicyController):
+        raise ConfigError(f"{start}: no plain network; start from a run of the same agent, or from 'informed'")
+    return policy.net
 
 
 def evaluate(

@@ -1,20 +1,18 @@
 """A learned policy as plain NumPy: the weights of a small network in ``policy.npz``, and argmax.
 
-A device needs neither torch nor stable-baselines3 nor pickle to run it. The file holds ``w0, b0, w1, b1, ...``
-(float32, each ``w`` of shape (inputs, outputs)) and ``meta``, a JSON text: schema, activation, action head, observation
-hash, decision space.
+A device needs neither torch nor stable-baselines3 nor pickle to run it. The file (``policy_file``) holds ``w0, b0, w1,
+b1, ...`` (float32, each ``w`` of shape (inputs, outputs)) and in ``meta`` activation and action head. ``load_policy``
+and ``parse_policy`` read every kind of policy file: ``PARSERS`` names who builds which.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +20,40 @@ from pydantic import Field
 
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import Kind
+from adaptsplit.agents.policy_file import (
+    MAX_POLICY_BYTES,
+    Arrays,
+    common_meta,
+    read_policy,
+    space_of,
+    write_policy,
+)
 from adaptsplit.config import Config, parse
-from adaptsplit.controller import Decisions, Observations, State, Stateless
+from adaptsplit.controller import Controller, Decisions, Observations, State, Stateless
 from adaptsplit.decision import DecisionSpace
-from adaptsplit.errors import NPZ_FAULTS, AdaptsplitError, DataError
+from adaptsplit.errors import AdaptsplitError, DataError
+from adaptsplit.registry import did_you_mean
 
-MAX_POLICY_BYTES = 16 << 20
+__all__ = [
+    "MAX_POLICY_BYTES",
+    "PARSERS",
+    "Policy",
+    "PolicyController",
+    "PolicyMeta",
+    "PolicyNet",
+    "load_policy",
+    "parse_policy",
+    "save_policy",
+    "write_policy",
+]
+
 MAX_LAYERS = 16
+SCHEMA = "adaptsplit.policy/1"
 
 Head = Literal["flat", "multi"]
 Activation = Literal["tanh", "relu"]
 Floats32 = NDArray[np.float32]
+Layers = tuple[tuple[Floats32, Floats32], ...]
 
 
 class PolicyMeta(Config):
@@ -53,9 +74,35 @@ class PolicyMeta(Config):
 class PolicyNet:
     """Weights and biases of a multilayer perceptron, and what its outputs mean."""
 
-    layers: tuple[tuple[Floats32, Floats32], ...]
+    layers: Layers
     activation: Activation
     head: Head
+
+
+class Chooser:
+    """Turns the outputs of a network into decisions of a space."""
+
+    def __init__(self, space: DecisionSpace, head: Head) -> None:
+        self._flat, self._table = head == "flat", space.table
+        self._bounds = np.cumsum((0, *space.shape)).tolist()
+        self._canonical = space.grid.reshape(*space.shape, 1, 3)
+
+    def many(self, output: Floats32) -> Decisions:
+        """Return (n, 3) decisions for (n, outputs)."""
+        if self._flat:
+            return np.asarray(self._table[output.argmax(axis=1)])
+        b, r, t = (output[:, low:high].argmax(axis=1) for low, high in pairwise(self._bounds))
+        return np.asarray(self._canonical[b, r, t, 0])
+
+    def one(self, output: Floats32) -> Decisions:
+        """Return (1, 3) decisions for (outputs,)."""
+        if self._flat:
+            best = int(output.argmax())
+            found: Decisions = self._table[best : best + 1]
+            return found
+        b, r, t = (int(output[low:high].argmax()) for low, high in pairwise(self._bounds))
+        row: Decisions = self._canonical[b, r, t]
+        return row
 
 
 class PolicyController(Stateless):
@@ -67,33 +114,25 @@ class PolicyController(Stateless):
     kind: Kind = "learned"
 
     def __init__(self, name: str, space: DecisionSpace, net: PolicyNet) -> None:
-        _check_net(net, space, name)
+        check_net(net, space, name, obs.SIZE)
         self.name, self.space, self.net = name, space, net
-        self._table = space.table
-        self._bounds = np.cumsum((0, *space.shape)).tolist()
-        every = np.stack(np.unravel_index(np.arange(np.prod(space.shape)), space.shape), axis=1)
-        self._canonical = space.canonical(every).reshape(*space.shape, 1, 3)
-        self._apply: Callable[..., Any] = np.tanh if net.activation == "tanh" else _relu
+        self._choose = Chooser(space, net.head)
+        self._apply = ACTIVATIONS[net.activation]
         self._buffers = [np.zeros(len(bias), dtype=np.float32) for _, bias in net.layers]
 
     def outputs(self, observation: Observations) -> Floats32:
         """Return (n, outputs) of the network for (n, D) observations."""
-        value = np.asarray(observation, dtype=np.float32)
-        for i, (weight, bias) in enumerate(self.net.layers):
-            value = value @ weight + bias
-            if i + 1 < len(self.net.layers):
-                value = self._apply(value)
-        return value
+        return forward(self.net, np.asarray(observation, dtype=np.float32))
 
     def act(self, observation: Observations, state: State) -> tuple[Decisions, State]:
         """Map (n, D) observations to (n, 3) decisions of the table."""
         if len(observation) == 1:
-            return self._decide_one(self._forward_one(observation[0])), state
-        output = self.outputs(observation)
-        if self.net.head == "flat":
-            return self._table[output.argmax(axis=1)], state
-        b, r, t = (output[:, low:high].argmax(axis=1) for low, high in pairwise(self._bounds))
-        return self._canonical[b, r, t, 0], state
+            return self._choose.one(self._forward_one(observation[0])), state
+        return self._choose.many(self.outputs(observation)), state
+
+    def save(self, path: Path) -> None:
+        """Write the policy file."""
+        save_policy(path, self.name, self.space, self.net)
 
     def _forward_one(self, row: Floats32) -> Floats32:
         value = row
@@ -107,30 +146,34 @@ class PolicyController(Stateless):
             value = out
         return value
 
-    def _decide_one(self, output: Floats32) -> Decisions:
-        if self.net.head == "flat":
-            best = int(output.argmax())
-            return self._table[best : best + 1]
-        b, r, t = (int(output[low:high].argmax()) for low, high in pairwise(self._bounds))
-        row: Decisions = self._canonical[b, r, t]
-        return row
-
 
 def _relu(value: Floats32, out: Floats32 | None = None) -> Floats32:
     return np.maximum(value, np.float32(0.0), out=out)
 
 
-def _check_net(net: PolicyNet, space: DecisionSpace, where: str) -> None:
-    """DataError unless the layers fit each other, the observation and the space."""
+ACTIVATIONS: dict[Activation, Callable[..., Any]] = {"tanh": np.tanh, "relu": _relu}
+
+
+def forward(net: PolicyNet, value: Floats32) -> Floats32:
+    """Return (n, outputs) of a network for (n, inputs)."""
+    for i, (weight, bias) in enumerate(net.layers):
+        value = value @ weight + bias
+        if i + 1 < len(net.layers):
+            value = ACTIVATIONS[net.activation](value)
+    return value
+
+
+def check_net(net: PolicyNet, space: DecisionSpace, where: str, inputs: int) -> None:
+    """DataError unless the layers fit each other, the ``inputs`` and the space, and all weights are finite."""
     wanted = len(space.table) if net.head == "flat" else sum(space.shape)
-    sizes = [obs.SIZE, *(weight.shape[1] for weight, _ in net.layers)]
+    sizes = [inputs, *(weight.shape[1] for weight, _ in net.layers)]
     fits = all(
         weight.shape == (before, after) and bias.shape == (after,)
         for (weight, bias), before, after in zip(net.layers, sizes, sizes[1:], strict=False)
     )
     if not net.layers or not fits or sizes[-1] != wanted:
         raise DataError(
-            f"policy {where!r}: layer sizes {sizes}; expected {obs.SIZE} inputs and {wanted} outputs; train it again"
+            f"policy {where!r}: layer sizes {sizes}; expected {inputs} inputs and {wanted} outputs; train it again"
         )
     if not all(np.isfinite(array).all() for layer in net.layers for array in layer):
         raise DataError(f"policy {where!r}: weights that are not finite numbers; train it again")
@@ -138,25 +181,21 @@ def _check_net(net: PolicyNet, space: DecisionSpace, where: str) -> None:
 
 def save_policy(path: Path, agent: str, space: DecisionSpace, net: PolicyNet) -> None:
     """Write ``policy.npz``: weights as float32 and the description as JSON."""
-    meta = {
-        "schema": "adaptsplit.policy/1",
-        "agent": agent,
-        "head": net.head,
-        "activation": net.activation,
-        "observation": obs.schema_hash(),
-        "space": space.to_dict(),
-    }
-    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
-    for i, (weight, bias) in enumerate(net.layers):
-        arrays[f"w{i}"] = np.ascontiguousarray(weight, dtype=np.float32)
-        arrays[f"b{i}"] = np.ascontiguousarray(bias, dtype=np.float32)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    path.write_bytes(buffer.getvalue())
+    meta = common_meta(SCHEMA, agent, space) | {"head": net.head, "activation": net.activation}
+    write_policy(path, meta, layer_arrays(net.layers))
 
 
-def load_policy(path: Path, name: str | None = None) -> PolicyController:
-    """Read ``policy.npz``; DataError says what is wrong with it. Nothing in the file is executed."""
+class Policy(Controller, Protocol):
+    """A controller that was read from a policy file: it knows the decision space that it was made for."""
+
+    space: DecisionSpace
+
+
+Parser = Callable[[dict[str, Any], Arrays, str, str | None], Policy]
+
+
+def load_policy(path: Path, name: str | None = None) -> Policy:
+    """Read a policy file of any kind; DataError says what is wrong with it. Nothing in the file is executed."""
     try:
         data = path.read_bytes() if path.stat().st_size <= MAX_POLICY_BYTES else b""
     except OSError as error:
@@ -164,40 +203,65 @@ def load_policy(path: Path, name: str | None = None) -> PolicyController:
     return parse_policy(data, str(path), name)
 
 
-def parse_policy(data: bytes, where: str, name: str | None = None) -> PolicyController:
-    """Build the controller from the bytes of a ``policy.npz``; ``where`` is named in errors."""
-    arrays = _read_arrays(data, where)
-    try:
-        text = json.loads(arrays.pop("meta").tobytes().decode())
-        meta = parse(PolicyMeta, text, where)
-        space = DecisionSpace.from_dict(meta.space)
-        count = len(arrays) // 2
-        layers = tuple((arrays.pop(f"w{i}"), arrays.pop(f"b{i}")) for i in range(count))
-    except (KeyError, ValueError, TypeError, AttributeError, AdaptsplitError) as error:
-        raise DataError(f"{where}: not a policy of ours ({error}); train or export it again") from error
-    if arrays or not 0 < count <= MAX_LAYERS or not all(_is_layer(*layer) for layer in layers):
-        raise DataError(f"{where}: arrays that are not layers of a network; train or export it again")
-    if meta.observation != obs.schema_hash():
+def parse_policy(data: bytes, where: str, name: str | None = None) -> Policy:
+    """Build the controller from the bytes of a policy file of any kind; ``where`` is named in errors."""
+    meta, arrays = read_policy(data, where)
+    space_of(meta, where)
+    schema = str(meta.get("schema"))
+    if schema not in PARSERS:
         raise DataError(
-            f"{where}: made for observation {meta.observation}, this version has {obs.schema_hash()}; train it again"
+            f"{where}: not a policy of ours (schema {schema!r}{did_you_mean(schema, PARSERS)}; known: "
+            f"{', '.join(PARSERS)}); train or export it again, or install the version that made it"
         )
-    return PolicyController(name or meta.agent, space, PolicyNet(layers, meta.activation, meta.head))
+    return _parser(schema)(meta, arrays, where, name)
+
+
+def _parser(schema: str) -> Parser:
+    """Return the parser of a schema; its module is imported at the first use."""
+    module, _, attribute = PARSERS[schema].partition(":")
+    found: Parser = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def parse_net(meta: dict[str, Any], arrays: Arrays, where: str, name: str | None) -> PolicyController:
+    """Build the controller of a multilayer perceptron; DataError for anything else."""
+    try:
+        said = parse(PolicyMeta, meta, where)
+    except AdaptsplitError as error:
+        raise DataError(f"{where}: not a policy of ours ({error}); train or export it again") from error
+    layers = take_layers(arrays, where)
+    space = DecisionSpace.from_dict(said.space)
+    return PolicyController(name or said.agent, space, PolicyNet(layers, said.activation, said.head))
+
+
+PARSERS = {
+    SCHEMA: "adaptsplit.agents.policy:parse_net",
+    "adaptsplit.recurrent/1": "adaptsplit.agents.policy_recurrent:parse",
+    "adaptsplit.tree/1": "adaptsplit.agents.policy_tree:parse",
+    "adaptsplit.lookup/1": "adaptsplit.agents.policy_lookup:parse",
+    "adaptsplit.online/1": "adaptsplit.agents.online_file:parse_online",
+    "adaptsplit.gate/1": "adaptsplit.agents.gate:parse_gate",
+}
+"""Who builds the controller of which schema: ``parse(meta, arrays, where, name)``, which raises DataError."""
+
+
+def layer_arrays(layers: Layers) -> Arrays:
+    """Return the arrays ``w0, b0, w1, b1, ...`` of layers."""
+    pairs = [(f"{kind}{i}", array) for i, layer in enumerate(layers) for kind, array in zip("wb", layer, strict=True)]
+    return {key: np.ascontiguousarray(array, dtype=np.float32) for key, array in pairs}
+
+
+def take_layers(arrays: Mapping[str, NDArray[Any]], where: str) -> Layers:
+    """Return the layers that ``layer_arrays`` wrote; DataError when anything else is among the arrays."""
+    count = len(arrays) // 2
+    wanted = {f"{kind}{i}" for i in range(count) for kind in "wb"}
+    if set(arrays) != wanted or not 0 < count <= MAX_LAYERS:
+        raise DataError(f"{where}: arrays that are not layers of a network; train or export it again")
+    layers = tuple((arrays[f"w{i}"], arrays[f"b{i}"]) for i in range(count))
+    if not all(_is_layer(*layer) for layer in layers):
+        raise DataError(f"{where}: arrays that are not layers of a network; train or export it again")
+    return layers
 
 
 def _is_layer(weight: NDArray[Any], bias: NDArray[Any]) -> bool:
     return weight.dtype == bias.dtype == np.float32 and weight.ndim == 2 and bias.ndim == 1
-
-
-def _read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an .npz, none larger than the cap allows, without pickle."""
-    if not 0 < len(data) <= MAX_POLICY_BYTES:
-        raise DataError(f"{where}: {len(data)} bytes; a policy has 1 to {MAX_POLICY_BYTES}; train or export it again")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            sizes: Sequence[int] = [entry.file_size for entry in archive.infolist()]
-        if len(sizes) > 2 * MAX_LAYERS + 1 or sum(sizes) > MAX_POLICY_BYTES:
-            raise ValueError(f"{len(sizes)} arrays of {sum(sizes)} bytes")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except NPZ_FAULTS as error:
-        raise DataError(f"{where}: not a policy file ({error}); train or export it again") from error

@@ -39,10 +39,12 @@ class TrainingProgress:
         """Show ``steps`` done and the mean training reward per frame."""
         self._bar.update(self._task, completed=steps, note=f"reward {reward:.4f}  {self._valid}")
 
-    def validated(self, point: ValidationPoint, best: float) -> None:
-        """Show a validation result."""
+    def validated(self, point: ValidationPoint, best: float, *, collapsed: bool = False) -> None:
+        """Show a validation result, and whether the policy has collapsed."""
+        mark = "  [yellow]COLLAPSED[/]" if collapsed else ""
         self._valid = (
             f"validation {point.reward:.4f} (best {best:.4f})  {point.distinct} decisions, top {point.top_share:.0%}"
+            f"{mark}"
         )
 
     def warn(self, text: str) -> None:

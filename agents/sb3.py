@@ -1,145 +1,100 @@
-"""Stable-Baselines3 models over the vector environment, and their policies as plain weights."""
+"""Learning algorithms of stable-baselines3 and sb3-contrib over the vector environment, as one table.
+
+``ALGORITHMS`` says for each record of parameters who builds the model, who exports its policy as plain weights, and who
+puts plain weights into it before training. What needs sb3-contrib is imported at its first use.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
-from adaptsplit.agents.hyperparameters import DqnParameters, Parameters, PpoParameters, schedule
-from adaptsplit.agents.policy import PolicyNet
-from adaptsplit.errors import DataError, MissingExtraError
+from adaptsplit.agents import sb3_export as export
+from adaptsplit.agents.hyperparameters import (
+    A2cParameters,
+    DqnParameters,
+    MaskablePpoParameters,
+    Parameters,
+    PpoParameters,
+    QrDqnParameters,
+    RecurrentPpoParameters,
+)
+from adaptsplit.agents.policy import PolicyController, PolicyNet
+from adaptsplit.agents.policy_recurrent import RecurrentNet, RecurrentPolicyController
+from adaptsplit.agents.sb3_build import RowwiseDQN
+from adaptsplit.agents.sb3_checkpoint import load_checkpoint, save_checkpoint
+from adaptsplit.decision import DecisionSpace
 
-try:
-    import torch
-    from stable_baselines3 import DQN, PPO
-    from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnv
-except ImportError as error:
-    raise MissingExtraError("stable-baselines3", "train") from error
+__all__ = [
+    "ALGORITHMS",
+    "Net",
+    "RowwiseDQN",
+    "controller_of",
+    "export_net",
+    "export_policy",
+    "load_checkpoint",
+    "make_model",
+    "save_checkpoint",
+    "start_from",
+]
 
-ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+Net = PolicyNet | RecurrentNet
+Builder = Callable[[Any, VecEnv, int, str | None], BaseAlgorithm]
 
 
-class RowwiseDQN(DQN):
-    """DQN whose epsilon is drawn for each row of the vector environment, not once for all of them."""
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """How a model is built (``"module:function"``), exported, and started from plain weights."""
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], Any]:
-        """Return (n,) actions: greedy, or uniformly random in a share ``exploration_rate`` of the rows."""
-        action, state = self.policy.predict(observation, state, episode_start, deterministic=True)
-        if not deterministic:
-            explore = np.random.random(action.shape) < self.exploration_rate
-            count = int(cast("Any", self.action_space).n)
-            action = np.where(explore, np.random.randint(count, size=action.shape), action)
-        return action, state
+    build: str
+    export: Callable[[BaseAlgorithm, Any], Net]
+    start: Callable[[BaseAlgorithm, PolicyNet], None]
+
+
+_BUILD, _EXTRA = "adaptsplit.agents.sb3_build", "adaptsplit.agents.sb3_extra"
+ALGORITHMS: dict[type[Parameters], Algorithm] = {
+    PpoParameters: Algorithm(f"{_BUILD}:build_ppo", export.export_actor, export.start_actor),
+    A2cParameters: Algorithm(f"{_BUILD}:build_a2c", export.export_actor, export.start_actor),
+    DqnParameters: Algorithm(f"{_BUILD}:build_dqn", export.export_q, export.start_q),
+    QrDqnParameters: Algorithm(f"{_EXTRA}:build_qr_dqn", export.export_quantiles, export.start_quantiles),
+    MaskablePpoParameters: Algorithm(f"{_EXTRA}:build_maskable_ppo", export.export_masked, export.start_masked),
+    RecurrentPpoParameters: Algorithm(f"{_EXTRA}:build_recurrent_ppo", export.export_recurrent, export.start_recurrent),
+}
 
 
 def make_model(parameters: Parameters, env: VecEnv, seed: int, tensorboard: Path | None = None) -> BaseAlgorithm:
-    """Return an untrained model on the CPU."""
-    if isinstance(parameters, PpoParameters):
-        return _ppo(parameters, env, seed, tensorboard)
-    return _dqn(parameters, env, seed, tensorboard)
+    """Return an untrained model on the CPU; MissingExtraError when its package is not installed.
+
+    For maskable-ppo the environment must name its decision space (attribute ``decisions``, as ``SplitVecEnv`` does).
+    """
+    module, _, function = ALGORITHMS[type(parameters)].build.partition(":")
+    build: Builder = getattr(importlib.import_module(module), function)
+    return build(parameters, env, seed, None if tensorboard is None else str(tensorboard))
 
 
-def _policy_arguments(parameters: Parameters) -> dict[str, Any]:
-    return {"net_arch": list(parameters.net_arch), "activation_fn": ACTIVATIONS[parameters.activation]}
-
-
-def _ppo(p: PpoParameters, env: VecEnv, seed: int, tensorboard: Path | None) -> BaseAlgorithm:
-    return PPO(
-        "MlpPolicy",
-        env,
-        learning_rate=schedule(p.learning_rate),
-        n_steps=p.n_steps,
-        batch_size=min(p.batch_size, p.n_steps * env.num_envs),
-        n_epochs=p.n_epochs,
-        gamma=p.gamma,
-        gae_lambda=p.gae_lambda,
-        clip_range=schedule(p.clip_range),
-        ent_coef=p.ent_coef,
-        vf_coef=p.vf_coef,
-        max_grad_norm=p.max_grad_norm,
-        policy_kwargs=_policy_arguments(p),
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
-        seed=seed,
-        device="cpu",
-    )
-
-
-def _dqn(p: DqnParameters, env: VecEnv, seed: int, tensorboard: Path | None) -> BaseAlgorithm:
-    return RowwiseDQN(
-        "MlpPolicy",
-        env,
-        learning_rate=schedule(p.learning_rate),
-        buffer_size=p.buffer_size,
-        learning_starts=p.learning_starts,
-        batch_size=p.batch_size,
-        gamma=p.gamma,
-        train_freq=p.train_freq,
-        gradient_steps=p.gradient_steps,
-        n_steps=p.n_steps,
-        target_update_interval=max(p.target_update_interval, env.num_envs),
-        tau=p.tau,
-        exploration_fraction=p.exploration_fraction,
-        exploration_initial_eps=p.exploration_initial_eps,
-        exploration_final_eps=p.exploration_final_eps,
-        max_grad_norm=p.max_grad_norm,
-        policy_kwargs=_policy_arguments(p),
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
-        seed=seed,
-        device="cpu",
-    )
+def export_policy(model: BaseAlgorithm, parameters: Parameters) -> Net:
+    """Return the weights that decide, as NumPy arrays."""
+    return ALGORITHMS[type(parameters)].export(model, parameters)
 
 
 def export_net(model: BaseAlgorithm, parameters: Parameters) -> PolicyNet:
-    """Return the weights that decide: PPO's actor up to its logits, DQN's target network (a mean of the last ones)."""
-    policy: Any = model.policy
-    if isinstance(parameters, PpoParameters):
-        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
-        head = parameters.actions
-    else:
-        modules, head = list(policy.q_net_target.q_net), "flat"
-    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    return PolicyNet(tuple((_array(m.weight.T), _array(m.bias)) for m in linear), parameters.activation, head)
+    """Return the weights that decide, of an algorithm whose policy has no memory."""
+    return cast("PolicyNet", export_policy(model, parameters))
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32).copy()
+def start_from(model: BaseAlgorithm, parameters: Parameters, net: PolicyNet) -> None:
+    """Put the weights of a policy into an untrained model; ConfigError when they do not fit."""
+    ALGORITHMS[type(parameters)].start(model, net)
 
 
-def save_checkpoint(model: BaseAlgorithm, path: Path) -> str:
-    """Write weights and optimiser state (tensors, no pickled objects); return the file's SHA-256."""
-    buffer = io.BytesIO()
-    torch.save({"steps": model.num_timesteps, "parameters": model.get_parameters()}, buffer)
-    path.write_bytes(buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def load_checkpoint(model: BaseAlgorithm, path: Path, sha256: str) -> None:
-    """Restore what ``save_checkpoint`` wrote; DataError unless the hash is the run's own. Nothing is unpickled."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); train anew without --resume") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(
-            f"{path}: not the checkpoint that run.json names (SHA-256 differs); train anew without --resume"
-        )
-    try:
-        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        model.set_parameters(saved["parameters"], exact_match=True, device="cpu")
-        model.num_timesteps = int(saved["steps"])
-    except Exception as error:
-        raise DataError(
-            f"{path}: does not fit this agent ({error}); train anew without --resume, or with the same hyperparameters"
-        ) from error
+def controller_of(agent: str, space: DecisionSpace, net: Net) -> PolicyController | RecurrentPolicyController:
+    """Return the controller of exported weights."""
+    if isinstance(net, RecurrentNet):
+        return RecurrentPolicyController(agent, space, net)
+    return PolicyController(agent, space, net)

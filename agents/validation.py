@@ -72,5 +72,5 @@ class Validator:
             top=f"{name}/{int(rate)}/{threshold:g}",
             top_share=float(share.max()),
             distinct=len(used),
-            entropy=float(-(share * np.log(share)).sum()),
+            entropy=max(0.0, float(-(share * np.log(share)).sum())),
         )

@@ -1,25 +1,40 @@
-"""Training: a short real run of each agent, exported weights that decide as Stable-Baselines3 does, safe resuming."""
+"""Training: a short real run of each agent, a run's folder, hyperparameters, collapse, hooks."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
+from adaptsplit import cli_train
 from adaptsplit import observation as obs
-from adaptsplit.agents import PolicyController, make_controller
-from adaptsplit.agents.hyperparameters import Linear, Parameters, PpoParameters, load_parameters, schedule
-from adaptsplit.agents.sb3 import RowwiseDQN, export_net, load_checkpoint, make_model, save_checkpoint
-from adaptsplit.agents.training import TrainResult, train
-from adaptsplit.agents.validation import Validator
+from adaptsplit.agents import make_controller
+from adaptsplit.agents.collapse import CollapseWatch
+from adaptsplit.agents.hyperparameters import (
+    AGENTS,
+    Linear,
+    Parameters,
+    agents_help,
+    load_parameters,
+    override,
+    schedule,
+)
+from adaptsplit.agents.policy import PolicyController, PolicyNet
+from adaptsplit.agents.training import Hooks, TrainResult, train
+from adaptsplit.agents.validation import ValidationPoint, Validator
 from adaptsplit.envs.sb3 import SplitVecEnv
-from adaptsplit.errors import ConfigError, DataError, UnknownNameError
+from adaptsplit.errors import ConfigError, MissingExtraError, UnknownNameError
 from adaptsplit.scenario import Scenario, load_scenario
+
+SMALL = {"steps": 3000, "envs": 16, "net_arch": [16]}
+BATCHES = {"ppo", "maskable-ppo", "recurrent-ppo"}
+Q_LEARNERS = {"dqn", "qr-dqn"}
 
 
 @pytest.fixture(scope="module")
@@ -27,33 +42,30 @@ def scenario() -> Scenario:
     return load_scenario("flight-lte")
 
 
-def small(agent: str, actions: str = "flat") -> Parameters:
+def small(agent: str, changes: dict[str, Any] | None = None) -> Parameters:
     """The shipped parameters, cut down to a second of training."""
     parameters = load_parameters(agent)
-    changes = {"steps": 6000, "envs": 16, "batch_size": 256, "net_arch": [16]}
-    if agent == "ppo":
-        changes |= {"actions": actions}
-    else:
-        changes |= {"learning_starts": 500, "buffer_size": 8000, "gradient_steps": 1}
-    return type(parameters).model_validate(parameters.model_dump() | changes)
+    cut: dict[str, Any] = dict(SMALL) | (changes or {})
+    if agent in BATCHES:
+        cut["batch_size"] = 256
+    if agent in Q_LEARNERS:
+        cut |= {"learning_starts": 500, "buffer_size": 8000, "batch_size": 128}
+    if agent == "recurrent-ppo":
+        cut["lstm_hidden_size"] = 8
+    return type(parameters).model_validate(parameters.model_dump() | cut)
 
 
-def model_of(parameters: Parameters, scenario: Scenario, seed: int = 0) -> BaseAlgorithm:
-    actions = parameters.actions if isinstance(parameters, PpoParameters) else "flat"
-    return make_model(parameters, SplitVecEnv(scenario, parameters.envs, seed=seed, actions=actions), seed)
-
-
-def quick(scenario: Scenario, agent: str, out: Path, *, resume: bool = False, steps: int | None = None) -> TrainResult:
+def quick(scenario: Scenario, agent: str, out: Path, hooks: Hooks | None = None, **changes: Any) -> TrainResult:
+    parameters = small(agent, changes)
     return train(
         scenario,
         agent,
         out,
-        steps,
         progress=False,
-        resume=resume,
-        parameters=small(agent),
+        parameters=parameters,
         validations=3,
         validation_episodes=4,
+        hooks=hooks or Hooks(),
     )
 
 
@@ -62,46 +74,16 @@ def run(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> TrainRe
     return quick(scenario, "ppo", tmp_path_factory.mktemp("runs") / "ppo")
 
 
-def decide(model: BaseAlgorithm, batch: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The library's own deterministic decision; of DQN with its target network, which is the one that is exported."""
-    if isinstance(model, RowwiseDQN):
-        return model.q_net_target._predict(torch.from_numpy(batch)).numpy()
-    return model.predict(batch, deterministic=True)[0]
-
-
-@pytest.mark.parametrize(("agent", "actions"), [("ppo", "flat"), ("ppo", "multi"), ("dqn", "flat")])
-def test_exported_weights_decide_as_the_library_does(agent: str, actions: str, scenario: Scenario) -> None:
-    parameters = small(agent, actions)
-    model = model_of(parameters, scenario)
-    model.learn(2000)
-    batch = np.random.default_rng(0).random((1500, obs.SIZE), dtype=np.float32)
-    taken = decide(model, batch)
-    wanted = scenario.space.table[taken] if taken.ndim == 1 else scenario.space.canonical(taken)
-    controller = PolicyController(agent, scenario.space, export_net(model, parameters))
-    assert np.array_equal(controller.act(batch, None)[0], wanted)
-    alone = np.concatenate([controller.act(batch[i : i + 1], None)[0] for i in range(len(batch))])
-    assert np.array_equal(alone, wanted)
-
-
-def test_epsilon_is_drawn_for_each_row(scenario: Scenario) -> None:
-    model = model_of(small("dqn"), scenario)
-    assert isinstance(model, RowwiseDQN)
-    model.exploration_rate = 0.25
-    batch = np.random.default_rng(0).random((4000, obs.SIZE), dtype=np.float32)
-    greedy, _ = model.predict(batch, deterministic=True)
-    taken, _ = model.predict(batch)
-    random = 0.25 * (1 - 1 / len(scenario.space.table))
-    assert np.mean(taken != greedy) == pytest.approx(random, abs=0.03)
-
-
 def test_a_run_leaves_policy_curve_and_log(run: TrainResult, scenario: Scenario) -> None:
     value = json.loads((run.folder / "run.json").read_text())
     assert value["schema"] == "adaptsplit.run/1"
     assert (value["agent"], value["scenario"], value["steps"]) == ("ppo", scenario.name, run.steps)
-    assert run.steps >= 6000
+    assert run.steps >= 3000
+    assert value["complete"] is True
     lines = [json.loads(line) for line in (run.folder / "training.jsonl").read_text().splitlines()]
     assert [line["reward"] for line in lines] == [point["reward"] for point in value["validation"]]
     assert value["best"]["reward"] == max(line["reward"] for line in lines) == run.best.reward
+    assert sorted(file.name for file in run.folder.iterdir()) == sorted([*value["files"], "run.json", "training.jsonl"])
 
 
 def test_the_kept_policy_is_the_best_on_validation(run: TrainResult, scenario: Scenario) -> None:
@@ -109,33 +91,19 @@ def test_the_kept_policy_is_the_best_on_validation(run: TrainResult, scenario: S
     assert again.reward == pytest.approx(run.best.reward, abs=1e-12)
 
 
-def test_the_same_seed_trains_the_same_policy(run: TrainResult, scenario: Scenario, tmp_path: Path) -> None:
-    again = quick(scenario, "ppo", tmp_path / "again")
-    assert [point.reward for point in again.curve] == [point.reward for point in run.curve]
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_the_same_seed_gives_the_same_curve(agent: str, scenario: Scenario, tmp_path: Path) -> None:
+    one, other = (quick(scenario, agent, tmp_path / name) for name in ("one", "other"))
+    assert [point.to_dict() for point in one.curve] == [point.to_dict() for point in other.curve]
+    kept = [(tmp_path / name / "policy.npz").read_bytes() for name in ("one", "other")]
+    assert kept[0] == kept[1]
+    again = Validator(scenario, 4)(make_controller(str(tmp_path / "one"), scenario))
+    assert again.reward == pytest.approx(one.best.reward, abs=1e-12)
 
 
-def test_resume_goes_on_from_the_checkpoint(scenario: Scenario, tmp_path: Path) -> None:
-    first = quick(scenario, "dqn", tmp_path / "r", steps=3000)
-    longer = quick(scenario, "dqn", tmp_path / "r", resume=True, steps=6000)
-    assert longer.steps >= 6000
-    assert longer.curve[: len(first.curve)] == first.curve
-    assert longer.curve[len(first.curve)].steps > first.steps
-
-
-def test_a_checkpoint_restores_every_weight_and_only_its_own_bytes(scenario: Scenario, tmp_path: Path) -> None:
-    parameters = small("ppo")
-    trained, fresh = model_of(parameters, scenario), model_of(parameters, scenario, seed=5)
-    trained.learn(1000)
-    sha256 = save_checkpoint(trained, tmp_path / "c.pt")
-    load_checkpoint(fresh, tmp_path / "c.pt", sha256)
-    assert fresh.num_timesteps == trained.num_timesteps
-    for one, other in zip(trained.policy.parameters(), fresh.policy.parameters(), strict=True):
-        assert torch.equal(one, other)
-    data = bytearray((tmp_path / "c.pt").read_bytes())
-    data[len(data) // 2] ^= 1
-    (tmp_path / "c.pt").write_bytes(bytes(data))
-    with pytest.raises(DataError, match="SHA-256"):
-        load_checkpoint(fresh, tmp_path / "c.pt", sha256)
+def test_another_seed_gives_another_policy(scenario: Scenario, run: TrainResult, tmp_path: Path) -> None:
+    train(scenario, "ppo", tmp_path / "r", seed=1, progress=False, parameters=small("ppo"), validation_episodes=2)
+    assert (tmp_path / "r" / "policy.npz").read_bytes() != (run.folder / "policy.npz").read_bytes()
 
 
 def test_what_cannot_be_trained_or_resumed(scenario: Scenario, tmp_path: Path) -> None:
@@ -149,13 +117,59 @@ def test_what_cannot_be_trained_or_resumed(scenario: Scenario, tmp_path: Path) -
         train(scenario, "ppo", tmp_path / "mine", progress=False)
 
 
+def test_without_sb3_contrib_the_error_says_what_to_install(scenario: Scenario) -> None:
+    code = (
+        "import sys; sys.modules['sb3_contrib'] = None\n"
+        "from adaptsplit.agents import sb3; from adaptsplit.agents.hyperparameters import load_parameters\n"
+        "try: sb3.make_model(load_parameters('qr-dqn'), None, 0)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(MissingExtraError.__name__)
+    assert "sb3-contrib" in done.stdout
+
+
+# Hyperparameters
+
+
 def test_hyperparameters_are_strict(tmp_path: Path) -> None:
     bad = tmp_path / "h.yaml"
-    bad.write_text("ppo: {gama: 0.9}\n")
+    bad.write_text("ppo: {gama: 0.9}\na2c: 3\n")
     with pytest.raises(ConfigError, match="did you mean 'gamma'"):
         load_parameters("ppo", bad)
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_parameters("a2c", bad)
     with pytest.raises(UnknownNameError, match="section"):
         load_parameters("dqn", bad)
+
+
+def test_settings_are_typed_by_the_record() -> None:
+    shipped = load_parameters("ppo")
+    settings = ["gamma=0.5", "net_arch=[8, 4]", "learning_rate={linear: [1e-3, 0]}", "clip_range=0.1", "steps=5"]
+    changed = override(shipped, settings)
+    assert changed.model_dump() == shipped.model_dump() | {
+        "gamma": 0.5,
+        "net_arch": (8, 4),
+        "learning_rate": {"linear": (0.001, 0.0)},
+        "clip_range": 0.1,
+        "steps": 5,
+    }
+    assert override(shipped, []) is shipped
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("gama=0.9", "did you mean 'gamma'"),
+        ("gamma=2", "less than or equal to 1"),
+        ("gamma", "expected KEY=VALUE"),
+        ("net_arch=[1", "not YAML"),
+        ("steps=__import__('os')", "valid integer"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        override(load_parameters("ppo"), [setting])
 
 
 def test_schedules_go_in_a_straight_line() -> None:
@@ -163,3 +177,95 @@ def test_schedules_go_in_a_straight_line() -> None:
     assert callable(rate)
     assert [rate(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1.0, 0.6, 0.2])
     assert schedule(0.3) == 0.3
+
+
+def test_the_command_lists_every_agent() -> None:
+    text = cli_train.train.__doc__ or ""
+    assert all(line in text for line in agents_help().splitlines())
+    assert len(agents_help().splitlines()) == len(AGENTS)
+
+
+# Collapse
+
+
+def point(steps: int, share: float, entropy: float) -> ValidationPoint:
+    return ValidationPoint(steps, 0.9, 0.9, 0.0, "stem/1/0.8", share, 3, entropy)
+
+
+def test_a_collapse_is_named_once_after_the_warm_up_and_so_is_its_end() -> None:
+    watch = CollapseWatch(1000, warm_up=0.3)
+    assert watch(point(200, 1.0, 0.0)) is None
+    assert not watch.collapsed
+    first = watch(point(400, 0.96, 0.3))
+    assert first is not None
+    assert all(word in first for word in ("collapsed", "400 frames", "stem/1/0.8", "96%", "ent_coef"))
+    assert watch(point(500, 0.99, 0.05)) is None
+    assert watch(point(600, 0.9, 0.5)) is None, "below the bound, not yet recovered"
+    assert "recovered" in (watch(point(700, 0.5, 1.0)) or "")
+    again = watch(point(800, 0.7, 0.05))
+    assert again is not None, "a low entropy alone is a collapse"
+    assert "again at 800" in again
+    assert CollapseWatch(1000, [first])(point(900, 0.99, 0.05)) is None, "a resumed run says nothing twice"
+
+
+def test_a_policy_that_cannot_vary_is_warned_of_in_run_log_and_result(scenario: Scenario, tmp_path: Path) -> None:
+    """An entropy price below zero is not allowed, but a net whose outputs ignore the inputs collapses for sure."""
+
+    def constant(model: Any, parameters: Any) -> PolicyNet:
+        table = len(scenario.space.table)
+        layer = np.zeros((obs.SIZE, table), np.float32), np.eye(table, dtype=np.float32)[3]
+        return PolicyNet((layer,), "tanh", "flat")
+
+    result = quick(scenario, "ppo", tmp_path / "r", Hooks(export=constant), actions="flat")
+    assert len(result.warnings) == 1
+    assert result.curve[-1].top in result.warnings[0]
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["warnings"] == list(result.warnings)
+    lines = [json.loads(line) for line in (tmp_path / "r" / "training.jsonl").read_text().splitlines()]
+    assert [line["warning"] for line in lines if "warning" in line] == list(result.warnings)
+
+
+# Hooks and TensorBoard
+
+
+def test_hooks_take_the_place_of_environment_and_validation(scenario: Scenario, tmp_path: Path) -> None:
+    made, seen, calls = [], [], []
+
+    def env(given: Scenario, parameters: Parameters, seed: int) -> SplitVecEnv:
+        made.append((given.name, parameters.envs, seed))
+        return SplitVecEnv(given, parameters.envs, seed=seed, actions="multi")
+
+    def validate(controller: Any, steps: int) -> ValidationPoint:
+        seen.append(type(controller).__name__)
+        return point(steps, 0.5, 1.0)
+
+    class Count(BaseCallback):
+        def _on_step(self) -> bool:
+            calls.append(self.num_timesteps)
+            return True
+
+    result = quick(scenario, "ppo", tmp_path / "r", Hooks(env=env, validate=validate, callbacks=(Count(),)))
+    assert made == [(scenario.name, 16, 0)]
+    assert set(seen) == {PolicyController.__name__}
+    assert len(calls) == result.steps // 16
+    assert {p.top for p in result.curve} == {"stem/1/0.8"}
+
+
+def test_tensorboard_holds_our_scalars(scenario: Scenario, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train(
+        scenario,
+        "a2c",
+        tmp_path / "r",
+        progress=False,
+        parameters=small("a2c"),
+        validations=3,
+        validation_episodes=4,
+        tensorboard=tmp_path / "r" / "tensorboard",
+    )
+    events = reader.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    wanted = {f"validation/{n}" for n in ("reward", "quality", "miss_ratio", "distinct", "entropy", "top_share")}
+    assert wanted | {"validation/seconds"} <= set(events.Tags()["scalars"])
+    written = [(event.step, event.value) for event in events.Scalars("validation/reward")]
+    assert [step for step, _ in written] == [p.steps for p in result.curve]
+    assert [value for _, value in written] == pytest.approx([p.reward for p in result.curve], rel=1e-6)

@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"envs", "agents", "device_bridge"}
-HEAVY = {"torch", "gymnasium", "stable_baselines3", "numba", "matplotlib", "amqtt", "onnx", "safetensors"}
+HEAVY = {
+    "torch",
+    "gymnasium",
+    "stable_baselines3",
+    "numba",
+    "matplotlib",
+    "amqtt",
+    "onnx",
+    "safetensors",
+    "sklearn",
+    "optuna",
+    "ray",
+}
 LAYERS = [
     {"decision", "observation", "outcome", "estimators", "controller", "errors", "registry", "config"},
     {"codecs", "runtime", "links", "devices", "frames"},
