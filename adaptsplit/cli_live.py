@@ -107,6 +107,12 @@ def device(
     first: Annotated[int, typer.Option("--first", min=0, help="Index of the first frame.")] = 0,
     block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 50,
     log: Annotated[Path | None, typer.Option("--log", help="Live log (JSON lines), one line per frame.")] = None,
+    observations: Annotated[
+        bool, typer.Option("--observations", help="Log what the controller saw, too (for `adaptsplit learn`).")
+    ] = False,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder in which a learner keeps what it learned, over restarts.")
+    ] = None,
     guard: Annotated[
         bool, typer.Option("--guard/--no-guard", help="Guard learned policies (off: experiments).")
     ] = True,
@@ -121,7 +127,15 @@ def device(
     from adaptsplit.device_bridge.device import DeviceOptions, run_device
 
     options = DeviceOptions(
-        broker=broker, fleet=fleet, device=identity, pace=pace.value, seed=seed, log=log, guard=guard
+        broker=broker,
+        fleet=fleet,
+        device=identity,
+        pace=pace.value,
+        seed=seed,
+        log=log,
+        observations=observations,
+        guard=guard,
+        keep=state,
     )
     loaded = load_bundle(bundle, trust_of(trust, trust_memory))
     typer.echo(f"bundle: {loaded.assurance}", err=True)

@@ -65,6 +65,7 @@ class DeviceOptions:
     state_s: period of the state topic, s (0: off). edge_wait_s: how long to wait for an edge server before the start.
     drain_s: how long to wait for late results after the last frame. log: the live log; with ``observations`` in it.
     guard: whether everything learned runs inside a ``GuardedController`` (off for experiments only).
+    keep: the folder in which a controller that learns keeps what it learned, over restarts.
     """
 
     broker: str = "mqtt://127.0.0.1:1883"
@@ -79,6 +80,7 @@ class DeviceOptions:
     log: Path | None = None
     observations: bool = False
     guard: bool = True
+    keep: Path | None = None
 
 
 class DeviceAgent:
@@ -101,7 +103,7 @@ class DeviceAgent:
         self.camera = camera
         self.counts: Counter[str] = Counter()
         controller = bundle.build(list(controllers), block, guard=options.guard)
-        self.decider = Decider(controller, bundle.space, options.seed)
+        self.decider = Decider(controller, bundle.space, options.seed, options.keep)
         self.log = LiveLog(options.log, options.observations)
         self._telemetry = telemetry or Telemetry()
         self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
@@ -139,6 +141,7 @@ class DeviceAgent:
         self._worker.__exit__()
         if self._link is not None:
             self._link.close()
+        self.decider.close()
         self.log.__exit__()
 
     @property

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--observations", action="store_true")
+    parser.add_argument("--state", type=Path, help="folder in which a learner keeps what it learned")
     parser.add_argument("--state-s", type=float, default=5.0)
     parser.add_argument("--telemetry", type=Path, help="JSON file of a modelled battery and signal")
     parser.add_argument("--no-guard", action="store_true", help="run learned policies without their guard")
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log=o.log,
             observations=o.observations,
             guard=not o.no_guard,
+            keep=o.state,
         )
         summary, _ = run_device(
             load_bundle(o.bundle, trust_of(o.trust, o.trust_memory)),

@@ -109,10 +109,11 @@ def random_net(head: str = "flat", activation: str = "tanh", seed: int = 0) -> P
 NAMES = {"static": "static:deep/1/0.8"}
 
 
-NEEDS_SKIP = {"temporal-decisions-style"}  # has its own tests on a space with a skip branch
+# has its own tests: on a space with a skip branch; over a trained run
+NEEDS_MORE = {"temporal-decisions-style", "online"}
 
 
-@pytest.mark.parametrize("name", sorted(set(controllers.names()) - NEEDS_SKIP))
+@pytest.mark.parametrize("name", sorted(set(controllers.names()) - NEEDS_MORE))
 def test_every_registered_controller_keeps_the_contract(name: str) -> None:
     check_controller(build(NAMES.get(name, name)), SPACE)
 
