@@ -1,8 +1,7 @@
 """The command line: ``adaptsplit COMMAND --help`` teaches each step.
 
 Exit codes: 0 done, 1 failed while running, 2 bad usage or bad input. With ``--json`` a command prints one JSON document
-on standard output; progress and messages go to standard error. The commands stand in ``cli_scenarios``, ``cli_train``
-and ``cli_live``.
+on standard output; progress and messages go to standard error. The commands stand in the modules ``cli_*``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from adaptsplit import cli_live, cli_train
+from adaptsplit import cli_distil, cli_ensemble, cli_league, cli_live, cli_online, cli_retarget, cli_scale, cli_train
 from adaptsplit.cli_base import Json, Out, Seed, emit
 from adaptsplit.cli_deploy import keys_app
 from adaptsplit.cli_scenarios import links_app, scenarios_app
@@ -70,7 +69,15 @@ for command in (
     cli_train.fit,
     cli_train.profile,
     cli_train.train,
+    cli_retarget.train_general,
+    cli_retarget.retarget,
+    cli_ensemble.ensemble,
+    cli_distil.distil,
+    cli_scale.tune,
+    cli_scale.sweep,
     cli_train.evaluate,
+    cli_league.league,
+    cli_online.learn,
     cli_live.export,
     cli_live.fly,
     cli_live.broker,
