@@ -5,6 +5,7 @@
 * the network loop runs in a thread of ours that starts it again whatever ends it;
 * nothing is queued while disconnected, and whatever paho still holds is dropped on reconnection: what a device sends is
   worth something now or never. Retained self-descriptions are published anew by ``on_link(True)``;
+* TLS checks the broker's certificate and name always; what a broker refuses for good ends ``wait_connected`` at once;
 * keep-alive of 4 s (a silent link is noticed after about 7 s), reconnection after 1 to 4 s with jitter.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from adaptsplit.device_bridge.tls import TlsContext, check_address, client_context
 from adaptsplit.device_bridge.transport import BrokerAddress, OnLink, OnMessage, Will, topic_matches
 from adaptsplit.errors import RunError
 
@@ -30,6 +32,8 @@ log = logging.getLogger("adaptsplit.mqtt")
 KEEPALIVE_S = 4
 MAX_QUEUED = 64
 _RECONNECT_MIN_S, _RECONNECT_MAX_S = 1, 4
+_POLL_S = 0.05
+_FINAL = ("Bad user name or password", "Not authorized")  # CONNACK 4 and 5, as paho words them
 
 
 def tune_socket(sock: socket.socket, send_buffer: int | None = None) -> None:
@@ -60,7 +64,9 @@ class MqttTransport:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.connected = threading.Event()
-        self._broker = broker
+        self._broker = check_address(broker)
+        self._tls: TlsContext | None = client_context(broker.ca, broker.cert, broker.key) if broker.tls else None
+        self._refusal = ""
         self._filters = [(topic, qos) for topic in filters]
         self._on_message = on_message
         self._on_link = on_link
@@ -77,8 +83,8 @@ class MqttTransport:
         client.connect_timeout = 3.0
         if self._broker.user is not None:
             client.username_pw_set(self._broker.user, self._broker.password)
-        if self._broker.tls:
-            client.tls_set()
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_socket_open = self._guard(self._socket_opened)
@@ -118,12 +124,24 @@ class MqttTransport:
         self._thread.join(timeout=5.0)
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Block until connected; RunError with the cure after ``timeout_s``."""
-        if not self.connected.wait(timeout_s):
-            where = f"mqtt://{self._broker.host}:{self._broker.port}"
-            raise RunError(
-                f"no MQTT broker answers at {where}; start one with: adaptsplit broker --port {self._broker.port}"
-            )
+        """Block until connected; RunError with the cure after ``timeout_s``, or once the broker or TLS refuses."""
+        until = time.monotonic() + timeout_s
+        while not self.connected.wait(min(_POLL_S, timeout_s)):
+            if self._why() or time.monotonic() >= until:
+                raise RunError(self._no_connection())
+
+    def _why(self) -> str:
+        return self._refusal or (self._tls.fault if self._tls is not None else "")
+
+    def _no_connection(self) -> str:
+        port, why = self._broker.port, self._why()
+        where = f"{'mqtts' if self._broker.tls else 'mqtt'}://{self._broker.host}:{port}"
+        if why:
+            return f"no MQTT connection to {where}: {why}; check the broker's name, --ca, --cert and --key, and the clock"
+        if self.counts["closed_early"]:
+            return f"{where} closes the connection; does it take this client's certificate, and speak MQTT and TLS there?"
+        secure = "--secure DIR " if self._broker.tls else ""
+        return f"no MQTT broker answers at {where}; start one with: adaptsplit broker {secure}--port {port}"
 
     # ---- paho's callbacks ----
 
@@ -144,7 +162,11 @@ class MqttTransport:
         if reason.is_failure:
             self.counts["refused"] += 1
             log.warning("broker refuses the connection: %s", reason)
+            self._refusal = f"the broker says {reason}" if str(reason) in _FINAL else ""
             return
+        self._refusal = ""
+        if self._tls is not None:
+            self._tls.fault = ""
         client.drop_out_messages()
         if self._filters:
             client.subscribe(self._filters)
@@ -167,6 +189,7 @@ class MqttTransport:
 
     def _disconnected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         was = self.connected.is_set()
+        self.counts["closed_early"] += not was and not self._closing.is_set()
         self.connected.clear()
         if was and self._on_link is not None and not self._closing.is_set():
             self._on_link(False)
@@ -193,6 +216,7 @@ class MqttTransport:
                 self.counts["loop_errors"] += 1
                 log.exception("network loop failed")
             self._lost()
+            self._note()
             self._closing.wait(delay * random.uniform(0.5, 1.0))
             delay = min(2.0 * delay, float(_RECONNECT_MAX_S))
         self._drain()
@@ -201,6 +225,12 @@ class MqttTransport:
         """Report a loss that paho has not reported itself."""
         if self.connected.is_set():
             self._guard(self._disconnected)(self._client, None, None, None, None)
+
+    def _note(self) -> None:
+        """Say once what TLS is refused for; the thread goes on trying, for clocks are set and certificates renewed."""
+        if self._tls is not None and self._tls.fault and not self.counts["tls_refused"]:
+            log.warning("no TLS with %s: %s", self._broker.host, self._tls.fault)
+        self.counts["tls_refused"] += bool(self._tls is not None and self._tls.fault)
 
     def _drain(self) -> None:
         """Give the clean DISCONNECT a moment to leave."""

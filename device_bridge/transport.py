@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from adaptsplit.device_bridge.tls import check_address
 from adaptsplit.errors import ConfigError
 
 OnMessage = Callable[[str, bytes], None]
@@ -17,13 +19,28 @@ OnLink = Callable[[bool], None]
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a broker listens; parsed from ``mqtt://[user:password@]host[:port]`` or ``mqtts://...`` (TLS)."""
+    """Where a broker listens; parsed from ``mqtt://[user:password@]host[:port]`` or ``mqtts://...`` (TLS).
+
+    Files of TLS may follow: ``mqtts://host?ca=ca.crt&cert=device-1.crt&key=device-1.key``; so may ``?insecure=1``, which
+    allows ``mqtt://`` beyond the loopback interface.
+    """
 
     host: str
     port: int
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: bool = False
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        files = [path for path in (self.ca, self.cert, self.key) if path is not None]
+        if files and not self.tls:
+            raise ConfigError(f"broker mqtt://{self.host}: {files[0]} is for TLS; write mqtts://{self.host}")
+        if self.insecure and self.tls:
+            raise ConfigError(f"broker mqtts://{self.host}: TLS is always checked; leave --insecure out")
 
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
@@ -37,7 +54,41 @@ class BrokerAddress:
             raise ConfigError(f"broker {url!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
         tls = parts.scheme == "mqtts"
         user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
-        return cls(parts.hostname, port or (8883 if tls else 1883), user, password, tls)
+        files, insecure = _query(url, parts.query)
+        return cls(parts.hostname, port or (8883 if tls else 1883), user, password, tls, *files, insecure)
+
+    @property
+    def url(self) -> str:
+        """The URL that parses to this address, the password in it."""
+        login = ":".join(quote(text, safe="") for text in (self.user, self.password) if text is not None)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        options = {name: str(path) for name in _FILES if (path := getattr(self, name)) is not None}
+        query = urlencode(options | ({"insecure": "1"} if self.insecure else {}))
+        scheme = "mqtts" if self.tls else "mqtt"
+        return f"{scheme}://{login}{'@' if login else ''}{host}:{self.port}{'?' if query else ''}{query}"
+
+
+_FILES = ("ca", "cert", "key")
+
+
+def _query(url: str, query: str) -> tuple[list[Path | None], bool]:
+    """Return the files (ca, cert, key) and ``insecure`` of a URL's query; ConfigError for anything else in it."""
+    try:
+        options = dict(parse_qsl(query, strict_parsing=bool(query), max_num_fields=4))
+    except ValueError as error:
+        raise ConfigError(f"broker {url!r}: {error}; expected ?ca=FILE&cert=FILE&key=FILE") from error
+    insecure = options.pop("insecure", None)
+    if unknown := [name for name in options if name not in _FILES] + ([] if insecure in (None, "1") else ["insecure"]):
+        raise ConfigError(f"broker {url!r}: {unknown[0]!r} in the query; expected ca, cert, key, or insecure=1")
+    return [Path(options[name]) if name in options else None for name in _FILES], insecure is not None
+
+
+def secured(url: str, ca: Path | None, cert: Path | None, key: Path | None, insecure: bool) -> BrokerAddress:
+    """Return the address of ``url`` with what the options --ca, --cert, --key and --insecure add; ConfigError."""
+    address = BrokerAddress.parse(url)
+    given = {name: path for name, path in zip(_FILES, (ca, cert, key), strict=True) if path is not None}
+    address = replace(address, insecure=insecure or address.insecure)
+    return check_address(replace(address, **given))
 
 
 @dataclass(frozen=True, slots=True)

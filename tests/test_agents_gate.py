@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from adaptsplit.agents.gate_training import (
 from adaptsplit.agents.hyperparameters import load_parameters
 from adaptsplit.agents.policy import PARSERS, Layers, load_policy
 from adaptsplit.agents.policy_file import read_policy
+from adaptsplit.agents.published_learned import METHODS, method
 from adaptsplit.agents.validation import Validator
 from adaptsplit.decision import BranchSpec, Decision, DecisionSpace
 from adaptsplit.envs.sb3 import SplitVecEnv
@@ -334,3 +336,15 @@ def test_edgerl_trains_into_a_plain_policy(scenario: Scenario, tmp_path: Path) -
     value = json.loads((tmp_path / "e" / "run.json").read_text())
     assert value["method"] == "edgerl-style"
     assert value["weights"] == EdgeRLWeights().model_dump()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_published_methods_train_by_name(name: str, scenario: Scenario, tmp_path: Path) -> None:
+    """What ``adaptsplit train`` prints of a training is there, whatever the method."""
+    done = method(name)(scenario, tmp_path / "run", 2000, 0, False)
+    assert done.steps >= 2000
+    assert done.seconds > 0
+    assert math.isfinite(done.best.reward)
+    assert isinstance(done.warnings, tuple)
+    controller = make_controller(str(tmp_path / "run"), scenario)
+    check_controller(controller, scenario.space)
