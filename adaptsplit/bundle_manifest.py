@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from adaptsplit.agents.base import ControllerContext
+from adaptsplit.agents.policy_file import space_of
 from adaptsplit.bundle_files import EXPORT_AGAIN, MAX_FILE_BYTES, MAX_FILES
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse, printable
 from adaptsplit.decision import DecisionSpace
-from adaptsplit.errors import ConfigError
+from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.guard_range import TrainedRange
 from adaptsplit.signing import Refusal, RefusedBundle
 
@@ -98,17 +100,28 @@ def _at(levels: NDArray[np.float64], u: float) -> float:
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Parse the bytes of a manifest; RefusedBundle ``malformed`` names every fault."""
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise RefusedBundle(Refusal.MALFORMED, f"{path}: not valid JSON ({error}); {EXPORT_AGAIN}") from error
+        problem = printable(f"{path}: not valid JSON ({error}); {EXPORT_AGAIN}")
+        raise RefusedBundle(Refusal.MALFORMED, problem) from error
     if not isinstance(value, dict):
         raise RefusedBundle(
             Refusal.MALFORMED, f"{path}: expected a JSON object, found {type(value).__name__}; {EXPORT_AGAIN}"
         )
     try:
-        return parse(Manifest, value, str(path))
-    except ConfigError as error:
+        manifest = parse(Manifest, value, str(path))
+        if space_of(value, str(path)).to_dict() != manifest.space:
+            raise ConfigError(f"{path}: decision space in another form than we write")
+    except (ConfigError, DataError) as error:
         raise RefusedBundle(Refusal.MALFORMED, f"{error}\n{EXPORT_AGAIN}") from error
+    return manifest
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond the numbers of a double")
+    return number
 
 
 def _refuse_constant(name: str) -> float:

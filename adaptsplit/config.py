@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,11 @@ from adaptsplit.errors import AdaptsplitError, ConfigError
 from adaptsplit.registry import did_you_mean
 
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_NODES = 20_000  # with what aliases repeat; the largest shipped file has some hundreds
+MAX_FAULTS = 20  # that one message lists
+_LONG = 200  # characters of a key that are looked at
+_YAML_FAULTS = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What PyYAML raises: ``!!int ""`` is an IndexError, ``!!bool x`` a KeyError, ``!!timestamp x`` an AttributeError."""
 
 M = TypeVar("M", bound="Config")
 
@@ -24,20 +30,50 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """The safe loader, which counts what aliases repeat before it is built: ten lines can stand for 10^9 values."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._count = 0
+        self._sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose one node; YAMLError beyond ``MAX_YAML_NODES``, or for an alias within its own anchor."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._count
+        self._count += self._sizes.get(event.anchor or "", MAX_YAML_NODES) if isinstance(event, yaml.AliasEvent) else 1
+        if self._count > MAX_YAML_NODES:
+            problem = f"more than {MAX_YAML_NODES} values, or an alias of nothing or of what it stands in"
+            raise yaml.YAMLError(f"{problem} {event.start_mark}")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if isinstance(event, yaml.NodeEvent) and event.anchor and not isinstance(event, yaml.AliasEvent):
+            self._sizes[event.anchor] = self._count - before
+        return node
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping (safe loader, at most 1 MiB); ConfigError names file, place and cure."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    return parse_yaml(data, str(path))
+
+
+def parse_yaml(data: bytes, where: str) -> dict[str, Any]:
+    """Return the mapping that the bytes of a YAML file hold; ConfigError names ``where``, place and cure.
+
+    At most ``MAX_YAML_BYTES`` bytes and ``MAX_YAML_NODES`` values, aliases counted as often as they stand.
+    """
     if len(data) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path}: {len(data)} bytes; a configuration has at most {MAX_YAML_BYTES}")
+        raise ConfigError(f"{where}: {len(data)} bytes; a configuration has at most {MAX_YAML_BYTES}")
     try:
-        value = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        value = _BoundedLoader(data).get_single_data()
+    except _YAML_FAULTS as error:
+        raise ConfigError(printable(f"{where}: not valid YAML: {' '.join(str(error).split())}")) from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(value).__name__}")
+        raise ConfigError(f"{where}: expected a mapping of keys to values, found {type(value).__name__}")
     return value
 
 
@@ -46,8 +82,10 @@ def parse(model: type[M], value: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(dict(value))
     except ValidationError as error:
-        faults = "\n".join(f"  {_fault(model, fault)}" for fault in error.errors(include_url=False))
-        raise ConfigError(f"{where}: {error.error_count()} fault(s):\n{faults}") from error
+        listed = error.errors(include_url=False)[:MAX_FAULTS]
+        faults = "\n".join(printable(f"  {_fault(model, fault)}") for fault in listed)
+        more = f"\n  and {error.error_count() - len(listed)} more" if error.error_count() > len(listed) else ""
+        raise ConfigError(f"{where}: {error.error_count()} fault(s):\n{faults}{more}") from error
 
 
 def parse_json(model: type[M], data: bytes, where: str, cure: str, error_type: type[AdaptsplitError]) -> M:
@@ -55,7 +93,7 @@ def parse_json(model: type[M], data: bytes, where: str, cure: str, error_type: t
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise error_type(f"{where}: not valid JSON ({error}); {cure}") from error
+        raise error_type(printable(f"{where}: not valid JSON ({error}); {cure}")) from error
     if not isinstance(value, dict):
         raise error_type(f"{where}: expected a JSON object, found {type(value).__name__}; {cure}")
     try:
@@ -65,18 +103,37 @@ def parse_json(model: type[M], data: bytes, where: str, cure: str, error_type: t
 
 
 def _fault(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in fault["loc"]) or "(top)"
+    place = ".".join(str(part)[:_LONG] for part in fault["loc"]) or "(top)"
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])
-        hint = did_you_mean(str(fault["loc"][-1]), known)
+        hint = did_you_mean(str(fault["loc"][-1])[:_LONG], known)
         return f"{place}: unknown key{hint}" + (f" Known here: {', '.join(sorted(known))}." if known else "")
     if fault["type"] == "missing":
         return f"{place}: missing; add it"
     return f"{place}: {fault['msg']} (found {_short(fault.get('input'))})"
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with characters that move a terminal's cursor, or that no encoding can write, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Short(reprlib.Repr):
+    """Shows a value in bounded time, whatever its size or depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, 80, 80
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _LONG else "a number of more than 60 digits"
+
+
 def _short(value: object) -> str:
-    text = repr(value)
+    text = _Short().repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

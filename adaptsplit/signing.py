@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
 from adaptsplit import observation as obs
-from adaptsplit.config import Config, parse
+from adaptsplit.config import Config, parse, printable
 from adaptsplit.errors import AdaptsplitError, BundleError
 from adaptsplit.signing_keys import PrivateKey, key_id
 
@@ -295,4 +295,4 @@ def _refuse_constant(name: str) -> float:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return printable(" ".join(str(error).split())[:300])

@@ -20,7 +20,7 @@ from pydantic import Field
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import Kind
 from adaptsplit.agents.policy import Activation, Head, Layers, PolicyController, PolicyNet, layer_arrays, take_layers
-from adaptsplit.agents.policy_file import Arrays, common_meta, write_policy
+from adaptsplit.agents.policy_file import Arrays, common_meta, space_of, write_policy
 from adaptsplit.agents.static import StaticController
 from adaptsplit.config import Config, parse
 from adaptsplit.controller import Controller, Decisions, Observations, State
@@ -155,14 +155,14 @@ def parse_gate(meta: dict[str, Any], arrays: Arrays, where: str, name: str | Non
     """Build the controller of a gate's file; DataError for anything that does not fit together."""
     try:
         said = parse(GateMeta, meta, where)
-        space = DecisionSpace.from_dict(said.space)
+        space = space_of(meta, where)
         layers = take_layers({key: array for key, array in arrays.items() if not key.startswith(TASK)}, where)
         task = _task(said, space, arrays, where)
         branching = Branching(space, np.array(said.order, dtype=np.int64))
         return GateController(name or said.agent, task, branching, layers)
     except DataError:
         raise
-    except (ValueError, TypeError, AdaptsplitError) as error:
+    except (ValueError, TypeError, ArithmeticError, AdaptsplitError) as error:
         raise DataError(f"{where}: not a gate of ours ({error}); train it again") from error
 
 

@@ -17,13 +17,20 @@ from adaptsplit.agents.online_model import OnlineModel
 from adaptsplit.agents.online_state import Deployment, Lessons, OnlineParameters
 from adaptsplit.agents.online_view import View, ViewScale
 from adaptsplit.agents.policy import Activation, Head, PolicyController, PolicyNet, layer_arrays, take_layers
-from adaptsplit.agents.policy_file import Arrays, common_meta, write_policy
+from adaptsplit.agents.policy_file import Arrays, common_meta, space_of, write_policy
 from adaptsplit.config import Config, parse
-from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import AdaptsplitError, DataError
 
 SCHEMA = "adaptsplit.online/1"
 MAX_FEATURES = 1024
+SCALE_BOUNDS = {
+    "deadline_s": (1e-6, 1e6),
+    "goodput_bps": (1.0, 1e15),
+    "rtt_s": (1e-9, 1e6),
+    "server_s": (0.0, 1e6),
+    "idle_s": (0.0, 1e6),
+}
+"""What a file may say of the view: far wider than any scenario, so that no decision meets log(0) or an infinity."""
 OWN = ("view", "psi", "hidden", "scale", "theta", "covariance")
 
 
@@ -38,7 +45,7 @@ class OnlineMeta(Config):
     activation: Activation
     parameters: OnlineParameters
     weights: RewardWeights
-    fps: float = Field(gt=0)
+    fps: float = Field(ge=1e-3, le=1e6)
     probe: int = Field(ge=0)
     view: ViewScale
     taught: int = Field(ge=0)
@@ -66,23 +73,31 @@ def parse_online(meta: dict[str, Any], arrays: Arrays, where: str, name: str | N
     """Build the controller of a file; DataError for anything that does not fit together."""
     try:
         said = parse(OnlineMeta, meta, where)
-        space = DecisionSpace.from_dict(said.space)
+        space = space_of(meta, where)
         own = {key: arrays[key] for key in OWN}
         layers = take_layers({key: array for key, array in arrays.items() if key not in OWN}, where)
         net = PolicyNet(layers, said.activation, said.head)
         PolicyController(said.agent, space, net)
         for key, array in own.items():
             _check(key, array)
+        _check_scale(said.view)
         view = View(own["view"], said.view)
         model = OnlineModel(space, net, view, own["psi"], own["hidden"], own["scale"], said.parameters.tau)
         lessons = Lessons(own["theta"], own["covariance"], said.taught)
         check_lessons(lessons, model.size)
-    except (KeyError, ValueError, TypeError, AdaptsplitError) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError, AdaptsplitError) as error:
         raise DataError(f"{where}: not an online policy of ours ({error}); make it again from its run") from error
     if said.probe >= len(space.table):
         raise DataError(f"{where}: probe {said.probe}; the table has {len(space.table)} decisions; make it again")
     deployment = Deployment(said.weights, said.fps, said.probe)
     return OnlineController(name or said.agent, model, deployment, said.parameters, lessons)
+
+
+def _check_scale(scale: ViewScale) -> None:
+    """DataError unless its logarithms and quotients are finite numbers."""
+    for key, (low, high) in SCALE_BOUNDS.items():
+        if not low <= getattr(scale, key) <= high:
+            raise DataError(f"view: {key} {getattr(scale, key):g}; expected {low:g} to {high:g}")
 
 
 def _check(key: str, array: NDArray[Any]) -> None:

@@ -207,7 +207,7 @@ def parse_policy(data: bytes, where: str, name: str | None = None) -> Policy:
     """Build the controller from the bytes of a policy file of any kind; ``where`` is named in errors."""
     meta, arrays = read_policy(data, where)
     space_of(meta, where)
-    schema = str(meta.get("schema"))
+    schema = str(meta.get("schema"))[:100]
     if schema not in PARSERS:
         raise DataError(
             f"{where}: not a policy of ours (schema {schema!r}{did_you_mean(schema, PARSERS)}; known: "
@@ -230,7 +230,7 @@ def parse_net(meta: dict[str, Any], arrays: Arrays, where: str, name: str | None
     except AdaptsplitError as error:
         raise DataError(f"{where}: not a policy of ours ({error}); train or export it again") from error
     layers = take_layers(arrays, where)
-    space = DecisionSpace.from_dict(said.space)
+    space = space_of(meta, where)
     return PolicyController(name or said.agent, space, PolicyNet(layers, said.activation, said.head))
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import Kind
-from adaptsplit.agents.policy_file import Arrays, common_meta, write_policy
+from adaptsplit.agents.policy_file import Arrays, common_meta, space_of, write_policy
 from adaptsplit.config import Config, parse
 from adaptsplit.controller import Decisions, Observations, State, Stateless
 from adaptsplit.decision import DecisionSpace
@@ -104,8 +104,8 @@ def read_meta(meta: Mapping[str, Any], schema: str, where: str) -> tuple[str, De
     """Return (agent, space) of a saved policy; DataError unless schema, observation and space are usable here."""
     try:
         found = parse(CellMeta, meta, where)
-        space = DecisionSpace.from_dict(found.space)
-    except (AdaptsplitError, ValueError, TypeError, AttributeError) as error:
+        space = space_of(meta, where)
+    except AdaptsplitError as error:
         raise DataError(f"{where}: not a policy of ours ({error}); {AGAIN}") from error
     if found.schema_ != schema:
         raise DataError(f"{where}: schema {found.schema_!r}; expected {schema!r}; {AGAIN}")
@@ -119,7 +119,7 @@ def read_meta(meta: Mapping[str, Any], schema: str, where: str) -> tuple[str, De
 def take(arrays: Arrays, expected: Mapping[str, str], where: str) -> list[NDArray[Any]]:
     """Return the named one-dimensional arrays in order; DataError unless there are exactly these, of these types."""
     if set(arrays) != set(expected):
-        raise DataError(f"{where}: arrays {sorted(arrays)}; expected {sorted(expected)}; {AGAIN}")
+        raise DataError(f"{where}: arrays {sorted(arrays)!r:.200}; expected {sorted(expected)}; {AGAIN}")
     for key, kind in expected.items():
         array = arrays[key]
         if array.ndim != 1 or array.dtype != np.dtype(kind):

@@ -160,6 +160,8 @@ def parse(meta: dict[str, Any], arrays: Arrays, where: str, name: str | None) ->
     """Build the controller from what ``policy.npz`` holds; DataError says what is wrong with it."""
     agent, space = read_meta(meta, SCHEMA, where)
     fields, counts, edges, rows = take(arrays, TYPES, where)
+    if not 1 <= len(fields) <= MAX_FIELDS:
+        raise DataError(f"{where}: {len(fields)} fields; expected 1 to {MAX_FIELDS} different ones; {AGAIN}")
     if len(fields) != len(counts) or np.any(counts < 1) or int(counts.sum(dtype=np.int64)) != len(edges):
         raise DataError(f"{where}: {len(edges)} edges, but counts say {counts.tolist()[:8]}; {AGAIN}")
     parts = np.split(edges, np.cumsum(counts[:-1], dtype=np.int64))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
+import reprlib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit import observation as obs
+from adaptsplit.agents.policy_file import parse_meta, read_npz
 from adaptsplit.agents.static import InterleavedState
+from adaptsplit.config import printable
 from adaptsplit.controller import State
 from adaptsplit.errors import NPZ_FAULTS, DataError
 from adaptsplit.guard import GuardState
@@ -108,12 +110,12 @@ def load_learned(path: Path, name: str, state: State) -> State:
     meta, leaves = _read(path)
     expected = {"schema": SCHEMA, "controller": name, "observation": obs.schema_hash()}
     if meta != expected:
-        raise DataError(f"{path}: kept for {meta}; expected {expected}; delete it to start afresh")
+        raise DataError(f"{path}: kept for {reprlib.repr(meta)}; expected {expected}; delete it to start afresh")
     pattern = dict(leaves_of(learned_part(state)))
     for place in sorted(set(pattern) | set(leaves)):
         found, wanted = (_form(part.get(place)) for part in (leaves, pattern))
         if found != wanted:
-            raise DataError(f"{path}: {place} is {found}; expected {wanted}; delete it to start afresh")
+            raise DataError(f"{path}: {printable(place[:80])} is {found}; expected {wanted}; delete it to start afresh")
         if not np.isfinite(leaves[place][np.isfinite(pattern[place])]).all():
             raise DataError(f"{path}: {place} holds what is no number; delete it to start afresh")
     return with_learned(state, put_leaves(learned_part(state), leaves))
@@ -127,14 +129,8 @@ def _read(path: Path) -> tuple[Any, Leaves]:
     size = path.stat().st_size
     if not 0 < size <= MAX_STATE_BYTES:
         raise DataError(f"{path}: {size} bytes; expected 1 to {MAX_STATE_BYTES}; delete it to start afresh")
-    data = path.read_bytes()
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            sizes = [entry.file_size for entry in archive.infolist()]
-        if len(sizes) > MAX_LEAVES + 1 or sum(sizes) > MAX_STATE_BYTES:
-            raise ValueError(f"{len(sizes)} arrays of {sum(sizes)} bytes")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            leaves = {key: archive[key] for key in archive.files}
-        return json.loads(leaves.pop("meta").tobytes().decode()), leaves
-    except NPZ_FAULTS as error:
-        raise DataError(f"{path}: not what a learner kept ({error}); delete it to start afresh") from error
+        leaves = read_npz(path.read_bytes(), MAX_STATE_BYTES, MAX_LEAVES + 1)
+        return parse_meta(leaves), leaves
+    except (*NPZ_FAULTS, RecursionError) as error:
+        raise DataError(printable(f"{path}: not what a learner kept ({error}); delete it to start afresh")) from error

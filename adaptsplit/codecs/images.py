@@ -1,8 +1,9 @@
 """Image codecs of the ``offload`` branch: WebP and JPEG through Pillow, inside the same container.
 
 Decoding is bounded: the payload must be exactly the declared format in the plain variant that we write (simple lossy
-WebP, baseline JPEG: no animation, no scans without end), and its own header must state the container's image size
-before Pillow sees it, so no bomb is ever unpacked.
+WebP, baseline JPEG of one scan: no animation, no scans without end), and its own header must state the container's
+image size before Pillow sees it, so no bomb is ever unpacked. libjpeg reads a scan of a few bytes as a whole image of
+zeros, so a JPEG whose first scan lacks a component, and others may follow, is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ WEBP_METHOD = 1
 
 Format = Literal["webp", "jpeg"]
 _FORMATS: tuple[Format, ...] = ("webp", "jpeg")
-_NO_SIZE = frozenset((0x01, *range(0xD0, 0xD8)))
+_OTHER = frozenset((0x01, *range(0xC1, 0xDC))) - {0xC4, 0xDB}
+"""Markers before the scan of no baseline JPEG: other frames, restarts, begin and end; tables (C4, DB) may stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,20 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(H, W) of the first frame header of a baseline JPEG file (ITU T.81, annex B); CodecError for any other."""
-    offset = 2
+    """(H, W) of a baseline JPEG file of one scan (ITU T.81, annex B); CodecError for any other."""
+    offset, size, components = 2, (0, 0), 0
     while data[:2] == b"\xff\xd8" and offset + 9 <= len(data) and data[offset] == 0xFF:
         marker = data[offset + 1]
-        if marker == 0xC0:
-            height, width = int.from_bytes(data[offset + 5 : offset + 7], "big"), data[offset + 7 : offset + 9]
-            return height, int.from_bytes(width, "big")
-        if marker in _NO_SIZE or marker in (0xC1, 0xC2, 0xC3, 0xD8, 0xD9, 0xDA):
+        if marker == 0xDA and components and data[offset + 4] == components:
+            return size
+        if marker in _OTHER or (marker == 0xC0 and components):
             break
+        if marker == 0xC0:
+            numbers = data[offset + 5 : offset + 7], data[offset + 7 : offset + 9]
+            size = int.from_bytes(numbers[0], "big"), int.from_bytes(numbers[1], "big")
+            components = int.from_bytes(data[offset + 9 : offset + 10], "big")
         offset += 2 + max(2, int.from_bytes(data[offset + 2 : offset + 4], "big"))
-    raise CodecError("payload is not a baseline JPEG image")
+    raise CodecError("payload is not a baseline JPEG image of one scan")
 
 
 def _register_all() -> dict[tuple[int, int], PillowCodec]:
