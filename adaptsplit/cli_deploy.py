@@ -1,4 +1,4 @@
-"""Commands around signatures: make keys, sign a bundle, and check one as a device would."""
+"""Commands around keys: signatures of bundles, and the certificates of a fleet's devices, edge servers and broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adaptsplit.signing import Statement
 
 keys_app = typer.Typer(
-    help="Keys and signatures of bundles: a device started with --trust takes nothing else.",
+    help="Keys: signatures of bundles (a device started with --trust takes nothing else), and certificates for TLS.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -27,6 +27,7 @@ MemoryOption = Annotated[
     typer.Option("--trust-memory", help="File of the highest version taken (default: ~/.adaptsplit/trust.json)."),
 ]
 DAY_S = 86400
+Folder = Annotated[Path, typer.Option("--dir", help="Folder of the authority, from `keys ca`.")]
 
 
 @keys_app.command("make")
@@ -90,6 +91,49 @@ def verify(bundle: BundleFolder, trust: TrustOption = None, as_json: Json = Fals
     loaded = load_bundle(bundle, Trust(tuple(load_public(key) for key in trust)))
     assert loaded.signed is not None, "load_bundle verifies when it is given a trust"
     _tell(loaded.signed, "verified", as_json)
+
+
+@keys_app.command("ca")
+def ca(
+    fleet: Annotated[str, typer.Argument(metavar="FLEET", help="The fleet's name, as --fleet says it.")],
+    out: Out,
+    days: Annotated[int, typer.Option("--days", min=1, max=36500, help="Days that it holds.")] = 3650,
+) -> None:
+    """Make a fleet's certificate authority: ca.crt goes everywhere, ca.key stays here."""
+    from adaptsplit.device_bridge.certificates import Authority
+
+    authority = Authority.create(out, fleet, days)
+    typer.echo(f"authority of fleet {authority.fleet}: {out / 'ca.crt'}\nprivate, keep it here: {out / 'ca.key'}")
+
+
+@keys_app.command("issue")
+def issue(
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of the device or edge server; `broker` for the broker.")
+    ],
+    folder: Folder,
+    role: Annotated[str, typer.Option("--role", help="device, edge, monitor or broker.")] = "device",
+    host: Annotated[
+        list[str] | None, typer.Option("--host", help="For the broker: its name or IP address; may be repeated.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=36500, help="Days that it holds.")] = 365,
+) -> None:
+    """Make a certificate and a private key (ID.crt, ID.key) for a device, an edge server, a monitor or the broker."""
+    from adaptsplit.device_bridge.certificates import Authority
+
+    certificate, private = Authority.load(folder).issue(name, role, host or (), days)
+    typer.echo(f"{role} {name}: {certificate}\nprivate, only for {name}: {private}")
+
+
+@keys_app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Whose certificate.")],
+    folder: Folder,
+) -> None:
+    """Revoke a certificate; a broker refuses it from its next start on."""
+    from adaptsplit.device_bridge.certificates import Authority
+
+    typer.echo(f"revoked {name}; bring {Authority.load(folder).revoke(name)} to the broker and start it again")
 
 
 def _tell(statement: Statement, what: str, as_json: bool) -> None:

@@ -14,6 +14,11 @@ from adaptsplit.cli_deploy import MemoryOption, TrustOption
 from adaptsplit.errors import ConfigError
 from adaptsplit.scenario import data_directory, load_scenario
 
+Ca = Annotated[Path | None, typer.Option("--ca", help="TLS: authority of the broker's certificate (ca.crt).")]
+Cert = Annotated[Path | None, typer.Option("--cert", help="TLS: certificate of this client (ID.crt).")]
+Key = Annotated[Path | None, typer.Option("--key", help="TLS: private key of this client (ID.key).")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Take mqtt:// (no TLS) beyond the loopback interface.")]
+
 
 def export(
     controller: Annotated[str, typer.Argument(metavar="RUN|AGENT", help="Run folder, or an agent's name.")],
@@ -69,25 +74,45 @@ def fly(
 
 
 def broker(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on the loopback interface.")] = 1883,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="TCP port (default: 1883; with --secure 8883).")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", help="auto, mosquitto or amqtt.")] = "auto",
+    secure: Annotated[
+        Path | None,
+        typer.Option("--secure", metavar="DIR", help="Folder of `keys ca`: TLS, client certificates, access lists."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on (default: 127.0.0.1; with --secure all).")
+    ] = None,
+    plain_port: Annotated[
+        int | None,
+        typer.Option("--plain-port", min=1, max=65535, help="With --secure: also 127.0.0.1 without TLS, all allowed."),
+    ] = None,
 ) -> None:
-    """Run an MQTT broker on the loopback interface (Mosquitto if installed, else the embedded one): desks and CI."""
+    """Run an MQTT broker on the loopback interface (Mosquitto if installed, else the embedded one), or with TLS."""
     from adaptsplit.device_bridge.broker import serve
 
-    serve(port, backend)
+    serve(port, backend, host, secure=secure, plain_port=plain_port)
 
 
 def edge(
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
     broker: Broker = "mqtt://127.0.0.1:1883",
     fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    identity: Annotated[str, typer.Option("--id", help="Name of this edge server.")] = "edge-1",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the networks.")] = 1,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run the edge server: receives features, runs the tail, answers, until it is interrupted."""
     from adaptsplit.device_bridge.edge import serve
+    from adaptsplit.device_bridge.transport import secured
 
-    typer.echo(json.dumps(serve(bundle, broker, fleet, threads=threads)))
+    address = secured(broker, ca, cert, key, insecure)
+    typer.echo(json.dumps(serve(bundle, address.url, fleet, identity, threads)))
 
 
 def device(
@@ -118,6 +143,10 @@ def device(
     ] = True,
     trust: TrustOption = None,
     trust_memory: MemoryOption = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    insecure: Insecure = False,
     data: Data = None,
     seed: Seed = 0,
 ) -> None:
@@ -125,9 +154,10 @@ def device(
     from adaptsplit.bundle import load_bundle
     from adaptsplit.bundle_sign import trust_of
     from adaptsplit.device_bridge.device import DeviceOptions, run_device
+    from adaptsplit.device_bridge.transport import secured
 
     options = DeviceOptions(
-        broker=broker,
+        broker=secured(broker, ca, cert, key, insecure).url,
         fleet=fleet,
         device=identity,
         pace=pace.value,

@@ -10,6 +10,7 @@ deadline after which the exit answers for a remote result that has not come (``s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,8 +99,9 @@ class DecisionSpace:
         if len(self.patience) != len(self.thresholds) or not all(0 < share <= 1 for share in self.patience):
             raise ConfigError(f"patience {self.patience}: expected a share in (0, 1] for each threshold")
         rules = list(zip(self.thresholds, self.patience, strict=True))
-        if rules != sorted(set(rules)) or not rules or rules[0][0] < 0:
-            raise ConfigError(f"thresholds {self.thresholds}: expected ascending values >= 0")
+        finite = all(math.isfinite(value) for value in self.thresholds)
+        if not finite or rules != sorted(set(rules)) or not rules or rules[0][0] < 0:
+            raise ConfigError(f"thresholds {self.thresholds}: expected ascending finite values >= 0")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -207,7 +209,7 @@ class DecisionSpace:
             )
             rules = (tuple(float(number) for number in value[key]) for key in ("thresholds", "patience"))
             return cls(branches, *rules)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ConfigError(f"decision space: not of the expected form ({error!r})") from error
 
 

@@ -93,11 +93,8 @@ def space_of(meta: Mapping[str, Any], where: str) -> DecisionSpace:
     """Return the decision space that ``meta`` describes; DataError when it describes none."""
     try:
         space = DecisionSpace.from_dict(meta["space"])
-        finite = all(math.isfinite(number) for number in space.thresholds)
     except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, AdaptsplitError) as error:
         raise DataError(printable(f"{where}: not a policy of ours ({error}); train or export it again")) from error
-    if not finite:
-        raise DataError(f"{where}: a threshold that is no finite number; train or export it again")
     if math.prod(space.shape) > MAX_DECISIONS:
         raise DataError(f"{where}: {space.shape} decisions, more than {MAX_DECISIONS}; train or export it again")
     return space

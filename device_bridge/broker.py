@@ -1,7 +1,7 @@
 """``adaptsplit broker``: Mosquitto where it is installed, else amqtt with two faults mended (``amqtt_broker``).
 
-Both listen on the loopback interface only and need no password there; for any other address run a broker of your own
-with users and TLS, and give its URL to ``edge`` and ``device``.
+Both listen on the loopback interface only and need no password there. For any other address there is ``--secure DIR``:
+Mosquitto with TLS, a client certificate for everybody, and topics by certificate (``secure_broker``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptsplit.device_bridge.process import announce, run_main
+from adaptsplit.device_bridge.secure_broker import PORT, Fleet, reachable, write_configuration
+from adaptsplit.device_bridge.tls import is_loopback
 from adaptsplit.errors import ConfigError, RunError
 
 BACKENDS = ("auto", "mosquitto", "amqtt")
@@ -47,14 +49,11 @@ def free_port() -> int:
 
 def check_loopback(host: str) -> str:
     """Return ``host`` if it is the loopback interface; ConfigError otherwise: the broker asks for no password."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    if host == "localhost":
-        return "127.0.0.1"
+    if is_loopback(host):
+        return "127.0.0.1" if host == "localhost" else host
     raise ConfigError(
-        f"broker host {host!r}: this broker asks for no password, so it listens on 127.0.0.1 only; for other hosts run "
-        "Mosquitto with users and TLS, and pass its URL with --broker mqtts://USER:PASSWORD@HOST:PORT"
+        f"broker host {host!r}: this broker asks for no password, so it listens on 127.0.0.1 only; for other hosts "
+        "make certificates with `adaptsplit keys ca`, and start it with --secure DIR"
     )
 
 
@@ -65,10 +64,39 @@ class EmbeddedBroker:
     ...     print(broker.url)
     """
 
-    def __init__(self, port: int | None = None, backend: str = "auto", host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        port: int | None = None,
+        backend: str = "auto",
+        host: str = "127.0.0.1",
+        *,
+        secure: Path | None = None,
+        plain_port: int | None = None,
+        echo: bool = False,
+    ) -> None:
+        """Prepare a broker.
+
+        Args:
+            port: where it listens; None for a free port.
+            backend: one of ``BACKENDS``.
+            host: address to listen on; without ``secure`` the loopback interface only.
+            secure: folder of certificates: TLS, client certificates and access lists (Mosquitto only).
+            plain_port: with ``secure``: another listener on 127.0.0.1, without TLS, where everything is allowed.
+            echo: whether the broker's log goes to standard error rather than into a file.
+
+        Raises:
+            ConfigError: unknown backend, a host that needs ``secure``, or a folder that cannot be used.
+            RunError: Mosquitto is needed and not installed.
+        """
         if backend not in BACKENDS:
             raise ConfigError(f"broker backend {backend!r}; expected one of {', '.join(BACKENDS)}")
-        self.host = check_loopback(host)
+        if plain_port is not None and secure is None:
+            raise ConfigError("--plain-port is a second listener; it goes with --secure DIR")
+        backend = _backend_for_tls(backend) if secure is not None else backend
+        self.fleet = None if secure is None else Fleet.load(secure)
+        self.plain_port = plain_port
+        self.host = check_loopback(host) if secure is None else host
+        self._echo = echo
         self.port = free_port() if port is None else port
         program = find_mosquitto()
         if backend == "mosquitto" and program is None:
@@ -81,7 +109,9 @@ class EmbeddedBroker:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"mqtt://{self.host}:{self.port}"
+        if self.fleet is not None:
+            return f"mqtts://{_in_url(reachable(self.fleet, self.host))}:{self.port}"
+        return f"mqtt://{_in_url(self.host)}:{self.port}"
 
     def __enter__(self) -> EmbeddedBroker:
         self.start()
@@ -93,12 +123,14 @@ class EmbeddedBroker:
 
     def start(self, timeout_s: float = 15.0) -> None:
         """Start it and wait until it listens; RunError when it does not."""
-        if _listening(self.host, self.port):
-            raise RunError(f"port {self.port} is in use; choose another with --port")
+        ports = [(self.host, self.port), *([("127.0.0.1", self.plain_port)] if self.plain_port is not None else [])]
+        if taken := [port for host, port in ports if _listening(host, port)]:
+            raise RunError(f"port {taken[0]} is in use; choose another with --port")
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            out = None if self._echo else log
+            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=out)
         until = time.monotonic() + timeout_s
-        while not _listening(self.host, self.port):
+        while not all(_listening(host, port) for host, port in ports):
             if self._process.poll() is not None or time.monotonic() > until:
                 said = (self._folder / "log").read_text(errors="replace").strip()[-500:]
                 self.stop()
@@ -121,6 +153,9 @@ class EmbeddedBroker:
         if self.backend == "amqtt":
             module = "adaptsplit.device_bridge.amqtt_broker"
             return [sys.executable, "-W", "ignore", "-m", module, self.host, str(self.port)]
+        if self.fleet is not None:
+            made = write_configuration(self.fleet, self._folder, self.host, self.port, self.plain_port)
+            return [str(self._program), "-c", str(made)]
         config = self._folder / "mosquitto.conf"
         config.write_text(_CONFIG.format(port=self.port, host=self.host), encoding="ascii")
         os.chmod(self._folder, 0o755)  # started as root, Mosquitto gives its rights away before it reads this
@@ -139,16 +174,44 @@ class EmbeddedBroker:
             process.wait()
 
 
+def _backend_for_tls(backend: str) -> str:
+    if backend == "amqtt":
+        raise ConfigError("--secure needs Mosquitto: amqtt takes clients without a certificate; leave --backend out")
+    return "mosquitto"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _listening(host: str, port: int) -> bool:
-    with socket.socket() as sock:
-        sock.settimeout(0.5)
-        return sock.connect_ex((host, port)) == 0
+    """Tell whether something listens there; of all interfaces (0.0.0.0, ::) the loopback one is asked."""
+    with contextlib.suppress(ValueError):
+        if (address := ipaddress.ip_address(host)).is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    try:
+        with socket.create_connection((host, port), timeout=0.5):
+            return True
+    except OSError:
+        return False
 
 
-def serve(port: int = 1883, backend: str = "auto", host: str = "127.0.0.1") -> None:
-    """Run a broker until SIGTERM or SIGINT."""
+def serve(
+    port: int | None = None,
+    backend: str = "auto",
+    host: str | None = None,
+    *,
+    secure: Path | None = None,
+    plain_port: int | None = None,
+) -> None:
+    """Run a broker until SIGTERM or SIGINT.
+
+    ``port`` and ``host`` are by default 1883 on 127.0.0.1, and with ``secure`` 8883 on all interfaces.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with EmbeddedBroker(port, backend, host) as broker:
+    where = port if port is not None else (1883 if secure is None else PORT)
+    host = host or ("127.0.0.1" if secure is None else "0.0.0.0")
+    with EmbeddedBroker(where, backend, host, secure=secure, plain_port=plain_port, echo=secure is not None) as broker:
         announce({"ready": True, "role": "broker", "url": broker.url, "backend": broker.backend})
         with contextlib.suppress(KeyboardInterrupt):
             broker.wait()
@@ -157,13 +220,16 @@ def serve(port: int = 1883, backend: str = "auto", host: str = "127.0.0.1") -> N
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(
-        prog="adaptsplit broker", description="run an MQTT broker on the loopback interface"
+        prog="adaptsplit broker", description="run an MQTT broker on the loopback interface, or a secured one"
     )
-    parser.add_argument("--port", type=int, default=1883)
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, help="1883, or 8883 with --secure")
+    parser.add_argument("--host", help="127.0.0.1, or all interfaces with --secure")
+    parser.add_argument("--secure", type=Path, help="folder of `adaptsplit keys ca`: TLS and client certificates")
+    parser.add_argument("--plain-port", type=int, help="with --secure: a listener on 127.0.0.1 without TLS")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     options = parser.parse_args(arguments)
-    return run_main(lambda: serve(options.port, options.backend, options.host))
+    o = options
+    return run_main(lambda: serve(o.port, o.backend, o.host, secure=o.secure, plain_port=o.plain_port))
 
 
 if __name__ == "__main__":

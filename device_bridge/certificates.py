@@ -9,6 +9,7 @@ be clients and the broker only a server (extended key usage). Private keys are r
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from adaptsplit.errors import ConfigError
 BROKER = "broker"
 ROLES = ("device", "edge", "monitor", BROKER)
 AUTHORITY = "ca"
-CA_DAYS, DAYS = 3650, 365
+CA_DAYS, DAYS = 3650, 365  # our choice: the life of a fleet, and one year
 _TOLERANCE = timedelta(minutes=5)  # of clocks that are slow when a certificate is new
 _MAX_PEM_BYTES = 1 << 20
 _OTHERS = 0o077
@@ -104,7 +105,9 @@ class Authority:
         """
         _check(name, role, hosts)
         if (self.folder / f"{name}.crt").exists():
-            raise ConfigError(f"{self.folder / name}.crt: exists; nothing is overwritten: revoke it, or name another id")
+            raise ConfigError(
+                f"{self.folder / name}.crt: exists; nothing is overwritten: revoke it, or name another id"
+            )
         key = ec.generate_private_key(ec.SECP256R1())
         signed = self._sign(key.public_key(), Holder(name, role, self.fleet, tuple(hosts)), days, start)
         paths = self.folder / f"{name}.crt", self.folder / f"{name}.key"
@@ -175,12 +178,8 @@ def load_revoked(path: Path) -> list[x509.RevokedCertificate]:
 def holder_of(certificate: x509.Certificate) -> Holder:
     """Return whom a certificate is for; ConfigError where it does not say so as ours do."""
     values = [_attribute(certificate, oid) for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)]
-    hosts: tuple[str, ...] = ()
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        hosts = tuple(str(name.value) for name in found)
-    except x509.ExtensionNotFound:
-        pass
+    found = [e.value for e in certificate.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
+    hosts = tuple(str(name.value) for names in found for name in names)
     return Holder(values[0], values[1], fleet_of(certificate), hosts)
 
 
@@ -204,7 +203,9 @@ def _check(name: str, role: str, hosts: Sequence[str]) -> None:
         raise ConfigError(f"role {role!r}; expected one of {', '.join(ROLES)}")
     check_id(role, name)
     if name == AUTHORITY or (name == BROKER) != (role == BROKER):
-        raise ConfigError(f"{role} id {name!r}: the broker is called {BROKER!r}, and nothing else is; {AUTHORITY!r} is taken")
+        raise ConfigError(
+            f"{role} id {name!r}: the broker is called {BROKER!r}, and nothing else is; {AUTHORITY!r} is taken"
+        )
     if (role == BROKER) != bool(hosts):
         raise ConfigError(f"role {role!r} with {len(hosts)} hosts; the broker needs --host NAME, others have none")
 
@@ -244,10 +245,8 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 
 def _host(text: str) -> x509.GeneralName:
-    try:
+    with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        pass
     try:
         return x509.DNSName(text)
     except ValueError as error:

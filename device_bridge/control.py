@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from adaptsplit.config import printable
 from adaptsplit.errors import MessageError
 
 MAX_CONTROL_BYTES = 64 * 1024
@@ -134,5 +135,5 @@ def _refuse(constant: str) -> NoReturn:
 
 def _short(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "(top)"
+    place = printable(".".join(str(part)[:200] for part in first["loc"])) or "(top)"
     return f"{error.error_count()} fault(s), first at {place}: {first['msg']}"

@@ -16,6 +16,8 @@ from adaptsplit.device_bridge.camera import Camera, flight_order
 from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.process import announce, run_main
 from adaptsplit.device_bridge.telemetry import Telemetry
+from adaptsplit.device_bridge.tls import add_tls_options
+from adaptsplit.device_bridge.transport import secured
 from adaptsplit.errors import RunError
 from adaptsplit.frames import open_frames
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="adaptsplit device", description="run a device of a bundle")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--broker", default="mqtt://127.0.0.1:1883")
+    add_tls_options(parser)
     parser.add_argument("--frames", default="flight")
     parser.add_argument("--split", default="test")
     parser.add_argument("--data", type=Path)
@@ -92,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         options = DeviceOptions(
-            o.broker,
+            secured(o.broker, o.ca, o.cert, o.key, o.insecure).url,
             o.fleet,
             o.id,
             o.pace,

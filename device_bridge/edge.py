@@ -32,8 +32,9 @@ from adaptsplit.device_bridge.edge_session import EdgeAction, EdgeSession, Job, 
 from adaptsplit.device_bridge.messages import FrameMessage
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.process import announce, new_session, run_main
+from adaptsplit.device_bridge.tls import add_tls_options
 from adaptsplit.device_bridge.topics import edge_connection, every_device
-from adaptsplit.device_bridge.transport import BrokerAddress, Will
+from adaptsplit.device_bridge.transport import BrokerAddress, Will, secured
 from adaptsplit.errors import AdaptsplitError, CodecError, MessageError
 from adaptsplit.runtime import Answer, EdgeRuntime, ModelFolder
 
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="adaptsplit edge", description="run the edge server of a bundle")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--broker", default="mqtt://127.0.0.1:1883")
+    add_tls_options(parser)
     parser.add_argument("--fleet", default="default")
     parser.add_argument("--id", default="edge-1")
     parser.add_argument("--threads", type=int, default=1)
@@ -195,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         o = options
-        counts = serve(o.bundle, o.broker, o.fleet, o.id, o.threads, attached=o.attached)
+        broker = secured(o.broker, o.ca, o.cert, o.key, o.insecure).url
+        counts = serve(o.bundle, broker, o.fleet, o.id, o.threads, attached=o.attached)
         print(json.dumps({"role": "edge", "counts": counts}), flush=True)
 
     return run_main(body)

@@ -48,7 +48,10 @@ class LiveFrames:
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """How a live run is made. ``offset_s`` is where in the trace frame 0 lies; ``backend`` chooses the broker."""
+    """How a live run is made. ``offset_s`` is where in the trace frame 0 lies; ``backend`` chooses the broker.
+
+    secure: folder of certificates (``broker``, ``edge-1``, ``device-1``; the broker's for 127.0.0.1); None for no TLS.
+    """
 
     offset_s: float = 0.0
     block: int = 50
@@ -57,6 +60,14 @@ class LiveOptions:
     backend: str = "auto"
     state_s: float = 5.0
     observations: bool = False
+    secure: Path | None = None
+
+    def tls(self, name: str) -> list[str]:
+        """Return the command-line options of TLS for the holder ``name``."""
+        if self.secure is None:
+            return []
+        paths = {"--ca": "ca.crt", "--cert": f"{name}.crt", "--key": f"{name}.key"}
+        return [part for option, file in paths.items() for part in (option, str(self.secure / file))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class LiveSetup:
         self.bundle = bundle
         self.folder = folder
         self.options = options
-        self.broker = EmbeddedBroker(backend=options.backend)
+        self.broker = EmbeddedBroker(backend=options.backend, secure=options.secure)
         self.edge: Child | None = None
         self.shaper: Child | None = None
         self._trace = trace
@@ -105,6 +116,7 @@ class LiveSetup:
     def start_edge(self, timeout_s: float = 60.0) -> None:
         """Start the edge server (again) and wait until it serves."""
         arguments = ["--bundle", str(self.bundle.path), "--broker", self.broker.url, "--attached"]
+        arguments += self.options.tls("edge-1")
         self.edge = Child("edge", arguments, self.folder / "edge.log")
         if timeout_s > 0:
             self.edge.read(timeout_s)
@@ -125,7 +137,8 @@ class LiveSetup:
     @property
     def device_url(self) -> str:
         """The broker as the device sees it: through the shaper, if there is one."""
-        return self.broker.url if self.shaper is None else f"mqtt://127.0.0.1:{self._shaped_port}"
+        scheme = "mqtt" if self.options.secure is None else "mqtts"
+        return self.broker.url if self.shaper is None else f"{scheme}://127.0.0.1:{self._shaped_port}"
 
     def device(self, frames: LiveFrames, controllers: Sequence[str], telemetry: Telemetry | None = None) -> Child:
         """Start a device, wait until it is ready, and start frames and trace at the same instant."""
@@ -133,6 +146,7 @@ class LiveSetup:
         arguments = ["--bundle", str(self.bundle.path), "--broker", self.device_url, *frames.arguments()]
         arguments += ["--controller", ",".join(controllers), "--block", str(o.block), "--pace", o.pace]
         arguments += ["--seed", str(o.seed), "--log", str(self.log), "--state-s", repr(o.state_s), "--barrier"]
+        arguments += o.tls("device-1")
         arguments += ["--observations"] if o.observations else []
         if telemetry is not None:
             telemetry.save(self.folder / "telemetry.json")

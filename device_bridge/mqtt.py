@@ -137,9 +137,13 @@ class MqttTransport:
         port, why = self._broker.port, self._why()
         where = f"{'mqtts' if self._broker.tls else 'mqtt'}://{self._broker.host}:{port}"
         if why:
-            return f"no MQTT connection to {where}: {why}; check the broker's name, --ca, --cert and --key, and the clock"
+            return (
+                f"no MQTT connection to {where}: {why}; check the broker's name, --ca, --cert and --key, and the clock"
+            )
         if self.counts["closed_early"]:
-            return f"{where} closes the connection; does it take this client's certificate, and speak MQTT and TLS there?"
+            return (
+                f"{where} closes the connection; does it take this client's certificate, and speak MQTT and TLS there?"
+            )
         secure = "--secure DIR " if self._broker.tls else ""
         return f"no MQTT broker answers at {where}; start one with: adaptsplit broker {secure}--port {port}"
 
@@ -177,6 +181,7 @@ class MqttTransport:
         if any(reason.is_failure for reason in reasons):
             self.counts["refused"] += 1
             log.warning("broker refuses a subscription: %s", reasons)
+            self._refusal = "the broker refuses a subscription"
             return
         self._ready()
 

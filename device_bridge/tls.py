@@ -7,6 +7,7 @@ section 4.4.2.4), so a refusal comes as an alert at the first read: ``TlsContext
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ipaddress
 import ssl
@@ -90,9 +91,19 @@ def _load(path: Path, load: Any) -> None:
         load()
     except ssl.SSLError as error:
         why = error.reason or str(error)
-        raise ConfigError(f"{path}: not usable for TLS ({why}); expected PEM files of `adaptsplit keys issue`") from error
+        raise ConfigError(
+            f"{path}: not usable for TLS ({why}); expected PEM files of `adaptsplit keys issue`"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a file of `adaptsplit keys`") from error
+
+
+def add_tls_options(parser: argparse.ArgumentParser) -> None:
+    """Add --ca, --cert, --key and --insecure, for the broker's address."""
+    parser.add_argument("--ca", type=Path, help="authority that the broker's certificate is checked by (ca.crt)")
+    parser.add_argument("--cert", type=Path, help="this client's certificate (ID.crt)")
+    parser.add_argument("--key", type=Path, help="this client's private key (ID.key)")
+    parser.add_argument("--insecure", action="store_true", help="take mqtt:// beyond the loopback interface")
 
 
 def is_loopback(host: str) -> bool:
@@ -108,5 +119,5 @@ def check_address(address: BrokerAddress) -> BrokerAddress:
         return address
     raise ConfigError(
         f"broker mqtt://{address.host}:{address.port}: without TLS only the loopback interface is used; take "
-        f"mqtts://{address.host}:8883 with --ca, --cert and --key, or say --insecure where everybody may listen and speak"
+        f"mqtts://{address.host}:8883 with --ca, --cert and --key, or say --insecure: then anybody may listen and speak"
     )

@@ -21,8 +21,8 @@ OnLink = Callable[[bool], None]
 class BrokerAddress:
     """Where a broker listens; parsed from ``mqtt://[user:password@]host[:port]`` or ``mqtts://...`` (TLS).
 
-    Files of TLS may follow: ``mqtts://host?ca=ca.crt&cert=device-1.crt&key=device-1.key``; so may ``?insecure=1``, which
-    allows ``mqtt://`` beyond the loopback interface.
+    Files of TLS may follow: ``mqtts://host?ca=ca.crt&cert=device-1.crt&key=device-1.key``; so may ``?insecure=1``,
+    which allows ``mqtt://`` beyond the loopback interface.
     """
 
     host: str
@@ -54,8 +54,10 @@ class BrokerAddress:
             raise ConfigError(f"broker {url!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
         tls = parts.scheme == "mqtts"
         user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
-        files, insecure = _query(url, parts.query)
-        return cls(parts.hostname, port or (8883 if tls else 1883), user, password, tls, *files, insecure)
+        options = _query(url, parts.query)
+        ca, cert, key = (Path(options[name]) if name in options else None for name in _FILES)
+        port = port or (8883 if tls else 1883)
+        return cls(parts.hostname, port, user, password, tls, ca, cert, key, "insecure" in options)
 
     @property
     def url(self) -> str:
@@ -71,24 +73,23 @@ class BrokerAddress:
 _FILES = ("ca", "cert", "key")
 
 
-def _query(url: str, query: str) -> tuple[list[Path | None], bool]:
-    """Return the files (ca, cert, key) and ``insecure`` of a URL's query; ConfigError for anything else in it."""
+def _query(url: str, query: str) -> dict[str, str]:
+    """Return what of ca, cert, key and ``insecure=1`` a URL's query says; ConfigError for anything else in it."""
     try:
         options = dict(parse_qsl(query, strict_parsing=bool(query), max_num_fields=4))
     except ValueError as error:
         raise ConfigError(f"broker {url!r}: {error}; expected ?ca=FILE&cert=FILE&key=FILE") from error
-    insecure = options.pop("insecure", None)
-    if unknown := [name for name in options if name not in _FILES] + ([] if insecure in (None, "1") else ["insecure"]):
-        raise ConfigError(f"broker {url!r}: {unknown[0]!r} in the query; expected ca, cert, key, or insecure=1")
-    return [Path(options[name]) if name in options else None for name in _FILES], insecure is not None
+    for name, value in options.items():
+        if name not in _FILES and (name, value) != ("insecure", "1"):
+            raise ConfigError(f"broker {url!r}: {name}={value} in the query; expected ca, cert, key, or insecure=1")
+    return options
 
 
 def secured(url: str, ca: Path | None, cert: Path | None, key: Path | None, insecure: bool) -> BrokerAddress:
     """Return the address of ``url`` with what the options --ca, --cert, --key and --insecure add; ConfigError."""
     address = BrokerAddress.parse(url)
-    given = {name: path for name, path in zip(_FILES, (ca, cert, key), strict=True) if path is not None}
-    address = replace(address, insecure=insecure or address.insecure)
-    return check_address(replace(address, **given))
+    ca, cert, key = ca or address.ca, cert or address.cert, key or address.key
+    return check_address(replace(address, ca=ca, cert=cert, key=key, insecure=insecure or address.insecure))
 
 
 @dataclass(frozen=True, slots=True)

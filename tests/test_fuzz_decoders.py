@@ -457,7 +457,7 @@ FOUND: dict[str, tuple[Callable[[bytes], object], Callable[[], bytes], str]] = {
         "neither by deflate",
     ),
     "policy-threshold-nan": (read_policy_file, lambda: policy_saying("tree", b"0.8", b"NaN"), "NaN is not a number"),
-    "policy-threshold-inf": (read_policy_file, lambda: policy_saying("tree", b"1.01", b"1e999"), "no finite number"),
+    "policy-threshold-inf": (read_policy_file, lambda: policy_saying("tree", b"1.01", b"1e999"), "finite"),
     "policy-threshold-huge": (read_policy_file, lambda: policy_saying("tree", b"1.01", b"9" * 400), "too large"),
     "gate-order-huge": (read_policy_file, lambda: policy_saying("gate", b"[1, 0]", b"[1, %d]" % 10**30), "not a gate"),
     "online-scale": (
