@@ -15,7 +15,7 @@ from pydantic import Field
 from adaptsplit.agents.base import ControllerContext
 from adaptsplit.agents.policy_file import space_of
 from adaptsplit.bundle_files import EXPORT_AGAIN, MAX_FILE_BYTES, MAX_FILES
-from adaptsplit.config import Config, parse, printable
+from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.guard_range import TrainedRange
@@ -100,7 +100,7 @@ def _at(levels: NDArray[np.float64], u: float) -> float:
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Parse the bytes of a manifest; RefusedBundle ``malformed`` names every fault."""
     try:
-        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(data, parse_constant=refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         problem = printable(f"{path}: not valid JSON ({error}); {EXPORT_AGAIN}")
         raise RefusedBundle(Refusal.MALFORMED, problem) from error
@@ -122,10 +122,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is beyond the numbers of a double")
     return number
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def stage_times(entry: StageEntry, space: DecisionSpace) -> StageTimes:

@@ -123,11 +123,11 @@ def _progress(quiet: bool) -> Iterator[_Bars]:
 def _finish(found: League, options: Options, write: bool, as_json: bool) -> None:
     """Write the files, and print the table or the document; exit code 1 when a training run failed."""
     from adaptsplit.evaluation import league_markdown, league_report
+    from adaptsplit.evaluation.documents import write_document
     from adaptsplit.evaluation.league import LEAGUE_FILE
-    from adaptsplit.evaluation.league_document import write_league
     from adaptsplit.evaluation.league_text import console_table, headline
 
-    write_league(found, options.out / LEAGUE_FILE)
+    write_document(found, options.out / LEAGUE_FILE)
     page = league_report.write_page(found, options.out / "league.html")
     written = league_markdown.write_page(found, DOCS) if write else []
     if as_json:

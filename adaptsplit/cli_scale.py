@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from adaptsplit.agents.progress import Bars
 from adaptsplit.cli_base import Data, Json, Out, ScenarioName, Seed, emit
 from adaptsplit.errors import ConfigError, RunError
 from adaptsplit.scenario import load_scenario
@@ -96,7 +96,7 @@ def _print_tuning(tuner: Tuner) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-class _TuneProgress:
+class _TuneProgress(Bars):
     """One bar over the trials, with the best value so far, on standard error; silent when ``quiet``."""
 
     def __init__(self, trials: int, quiet: bool) -> None:
@@ -111,15 +111,6 @@ class _TuneProgress:
         self._task = self._bars.add_task("tune", total=trials, note="")
         self._ends = {"known": 0, "done": 0, "pruned": 0, "failed": 0}
         self._best: float | None = None
-
-    def __enter__(self) -> _TuneProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def __call__(self, what: str, trial: int, value: float | None) -> None:
         """Show what happened to a trial."""

@@ -102,6 +102,11 @@ def parse_json(model: type[M], data: bytes, where: str, cure: str, error_type: t
         raise error_type(f"{error}\n{cure}") from error
 
 
+def refuse_constant(name: str) -> float:
+    """Refuse what Python's JSON reader takes beyond JSON (``parse_constant``): NaN and the infinities."""
+    raise ValueError(f"{name} is not a number of JSON")
+
+
 def _fault(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     place = ".".join(str(part)[:_LONG] for part in fault["loc"]) or "(top)"
     if fault["type"] == "extra_forbidden":

@@ -99,6 +99,13 @@ def physical(observation: NDArray[Any], name: str) -> NDArray[np.float64]:
     return np.asarray(np.exp(value) if _LOG[i] else value)
 
 
+def scaled(name: str, value: NDArray[Any] | float) -> NDArray[np.float64]:
+    """Return values (...) of one field in its unit as an observation holds them: the inverse of ``physical``."""
+    i = index(name)
+    given = np.log(value) if _LOG[i] else np.asarray(value, dtype=np.float64)
+    return np.asarray(np.clip((given - _LOW[i]) / (_HIGH[i] - _LOW[i]), 0.0, 1.0))
+
+
 def markdown_table() -> str:
     """Return the documentation table of the fields."""
     head = "| # | field | unit | bounds | scale | group | meaning |\n| --: | --- | --- | --- | --- | --- | --- |\n"

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
 from adaptsplit import observation as obs
-from adaptsplit.config import Config, parse, printable
+from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.errors import AdaptsplitError, BundleError
 from adaptsplit.signing_keys import PrivateKey, key_id
 
@@ -276,7 +276,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_no_twins)
+    value = json.loads(data, parse_constant=refuse_constant, object_pairs_hook=_no_twins)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
@@ -288,10 +288,6 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a key stands twice")
     return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _line(error: BaseException) -> str:

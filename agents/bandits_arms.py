@@ -60,7 +60,7 @@ class Arms:
         """Return the (N,) arm whose outcome each record is; -1 for a dropped frame and for other decisions."""
         branch = outcomes["branch"].astype(np.int64)
         decided = branch >= 0
-        rule = _rule_of(self.space, outcomes)
+        rule = rule_of(self.space, outcomes)
         decided &= rule >= 0
         rate = outcomes["rate"].astype(np.int64)
         indices = np.where(decided[:, None], np.column_stack([branch, rate, rule]), 0)
@@ -68,7 +68,7 @@ class Arms:
         return np.where(decided, self._of_code[codes], -1)
 
 
-def _rule_of(space: DecisionSpace, outcomes: Outcomes) -> Ints:
+def rule_of(space: DecisionSpace, outcomes: Outcomes) -> Ints:
     """(N,) index of each record's exit rule, -1 where the space has no such rule; records hold 32-bit numbers."""
     known = np.column_stack([space.thresholds, space.patience])
     given = np.column_stack([outcomes["threshold"], outcomes["patience"]]).astype(np.float64)
@@ -79,9 +79,7 @@ def _rule_of(space: DecisionSpace, outcomes: Outcomes) -> Ints:
 def observe_goodput(context: ControllerContext, goodput_bps: Floats) -> Observations:
     """Return (n, D) observations of an idle link that has just shown each of the n goodputs (bit/s)."""
     out = np.repeat(nominal_observation(context), len(goodput_bps), axis=0)
-    column = obs.index("goodput")
-    low, high = np.log(obs.FIELDS[column].low), np.log(obs.FIELDS[column].high)
-    out[:, column] = np.clip((np.log(goodput_bps) - low) / (high - low), 0.0, 1.0)
+    out[:, obs.index("goodput")] = obs.scaled("goodput", goodput_bps)
     out[:, obs.index("goodput_known")] = 1.0
     out[:, obs.index("goodput_age")] = 0.0
     return np.asarray(out, dtype=np.float32)

@@ -11,7 +11,6 @@ from adaptsplit.agents import bandits_ans as _bandits_ans  # noqa: F401
 from adaptsplit.agents import bandits_linear as _bandits_linear  # noqa: F401
 from adaptsplit.agents import bandits_probe as _bandits_probe  # noqa: F401
 from adaptsplit.agents import bandits_splitee as _bandits_splitee  # noqa: F401
-from adaptsplit.agents import online as _online  # noqa: F401
 from adaptsplit.agents import published_controllers as _published  # noqa: F401
 from adaptsplit.agents import rules as _rules  # noqa: F401
 from adaptsplit.agents import static as _static
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from adaptsplit.scenario import Scenario
 
 POLICY_FILE = "policy.npz"
+controllers.register_lazy("online", "adaptsplit.agents.online:online")
 DEFAULT_BLOCK = 50
 
 

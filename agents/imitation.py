@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from adaptsplit import observation as obs
+from adaptsplit.agents.bandits_arms import rule_of
 from adaptsplit.agents.hyperparameters import A2cParameters, OnPolicy, Parameters, PpoParameters
 from adaptsplit.agents.oracle import plan
 from adaptsplit.agents.policy import PolicyNet
@@ -88,11 +89,8 @@ def demonstrations(
 
 def _indices(space: DecisionSpace, outcomes: Outcomes) -> Decisions:
     """Return the decisions (E, F, 3) that records name by the rule's values; dropped frames get the first one."""
-    rules = np.column_stack([space.thresholds, space.patience])
-    named = np.stack([outcomes["threshold"], outcomes["patience"]], axis=-1).astype(np.float64)
-    decided = outcomes["branch"] >= 0
-    distance = np.abs(np.nan_to_num(named)[..., None, :] - rules).sum(axis=-1)
-    every = np.stack([outcomes["branch"], outcomes["rate"], distance.argmin(axis=-1)], axis=-1).astype(np.int64)
+    decided, rule = outcomes["branch"] >= 0, rule_of(space, outcomes.ravel()).reshape(outcomes.shape)
+    every = np.stack([outcomes["branch"], outcomes["rate"], rule], axis=-1).astype(np.int64)
     return np.where(decided[..., None], every, 0)
 
 

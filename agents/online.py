@@ -27,7 +27,7 @@ from adaptsplit.agents.online_model import CONTEXTS, OnlineModel, Seen, build_mo
 from adaptsplit.agents.online_state import Decided, Deployment, Lessons, OnlineParameters, OnlineState
 from adaptsplit.agents.policy import PolicyController
 from adaptsplit.agents.prediction import DecisionModel
-from adaptsplit.controller import Controller, Decisions, Observations, controllers
+from adaptsplit.controller import Controller, Decisions, Observations
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.objective import Objective
 from adaptsplit.outcome import Outcomes
@@ -242,8 +242,7 @@ def build_online(
     return OnlineController(name, model, Deployment(context.weights, context.fps, place), given)
 
 
-@controllers.register("online")
-def _online(
+def online(
     space: DecisionSpace, summary: ProfileSummary | None, context: ControllerContext, argument: str
 ) -> Controller:
     from adaptsplit.agents.online_run import online_of  # it needs ``build``, which imports this module

@@ -6,6 +6,7 @@ tree, ``agents.policy_lookup`` by bins of a few fields.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +37,7 @@ class CellMeta(Config):
     space: dict[str, Any]
 
 
-class CellPolicy(Stateless):
+class CellPolicy(Stateless, ABC):
     """A policy with one decision per cell. ``rows`` (C,) holds rows of the space's table, -1 where no cell ends."""
 
     kind: Kind = "learned"
@@ -49,13 +50,13 @@ class CellPolicy(Stateless):
         self._table = space.table
         self._lists = [self._table[row : row + 1] if row >= 0 else self._table[:0] for row in self.rows.tolist()]
 
+    @abstractmethod
     def cells(self, observation: Observations) -> NDArray[np.int64]:
         """Return the (n,) cells that (n, D) observations lie in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cell(self, row: NDArray[np.float32]) -> int:
         """Return the cell of one observation (D,), with as little work as Python can."""
-        raise NotImplementedError
 
     def act(self, observation: Observations, state: State) -> tuple[Decisions, State]:
         """Map (n, D) observations to (n, 3) decisions of the table."""
@@ -63,17 +64,17 @@ class CellPolicy(Stateless):
             return self._lists[self._cell(observation[0])], state
         return self._table[self.rows[self.cells(observation)]], state
 
+    @abstractmethod
     def replaced(self, rows: NDArray[Any]) -> Self:
         """Return the same cells with other decisions (C,)."""
-        raise NotImplementedError
 
     def pruned(self) -> Self:
         """Return a policy that decides the same, without cells that can be joined; itself where none can."""
         return self
 
+    @abstractmethod
     def arrays(self) -> Arrays:
         """Return what is saved beside ``meta``."""
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Write the policy file."""
@@ -91,13 +92,13 @@ class CellPolicy(Stateless):
         """Number of cells that end in a decision."""
         return int((self.rows >= 0).sum())
 
+    @abstractmethod
     def describe(self) -> str:
         """Return the policy as text, in physical units."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_c(self) -> str:
         """Return it as a C function that needs no library."""
-        raise NotImplementedError
 
 
 def read_meta(meta: Mapping[str, Any], schema: str, where: str) -> tuple[str, DecisionSpace]:

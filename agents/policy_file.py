@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit import observation as obs
-from adaptsplit.config import printable
+from adaptsplit.config import printable, refuse_constant
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import NPZ_FAULTS, AdaptsplitError, DataError
+from adaptsplit.files import write_whole
 
 MAX_POLICY_BYTES = 16 << 20
 MAX_ARRAYS = 40
@@ -52,9 +53,7 @@ def write_policy(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArr
     kept = {"meta": np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **kept)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def read_policy(data: bytes, where: str) -> tuple[dict[str, Any], Arrays]:
@@ -79,14 +78,10 @@ def parse_meta(arrays: Arrays) -> dict[str, Any]:
     text = arrays.pop("meta")
     if text.nbytes > MAX_META_BYTES:
         raise ValueError(f"a description of {text.nbytes} bytes; at most {MAX_META_BYTES}")
-    meta = json.loads(text.tobytes().decode(), parse_constant=_refuse_constant)
+    meta = json.loads(text.tobytes().decode(), parse_constant=refuse_constant)
     if not isinstance(meta, dict):
         raise ValueError(f"expected a JSON object, found {type(meta).__name__}")
     return meta
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def space_of(meta: Mapping[str, Any], where: str) -> DecisionSpace:

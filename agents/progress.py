@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,7 +11,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from adaptsplit.agents.validation import ValidationPoint
 
 
-class TrainingProgress:
+class Bars:
+    """Base of progress displays: ``_bars`` is shown while one is entered."""
+
+    _bars: Progress
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+class TrainingProgress(Bars):
     """A bar with training reward, validation reward, variety of decisions and time left; silent when not shown."""
 
     def __init__(self, agent: str, steps: int, done: int = 0, *, shown: bool = True) -> None:
@@ -22,22 +38,13 @@ class TrainingProgress:
             TimeRemainingColumn(),
         )
         self._console = Console(stderr=True)
-        self._bar = Progress(*columns, console=self._console, disable=not shown, transient=False)
-        self._task = self._bar.add_task(f"train {agent}", total=steps, completed=done, note="")
+        self._bars = Progress(*columns, console=self._console, disable=not shown, transient=False)
+        self._task = self._bars.add_task(f"train {agent}", total=steps, completed=done, note="")
         self._shown, self._valid = shown, "validation -"
-
-    def __enter__(self) -> TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def advance(self, steps: int, reward: float) -> None:
         """Show ``steps`` done and the mean training reward per frame."""
-        self._bar.update(self._task, completed=steps, note=f"reward {reward:.4f}  {self._valid}")
+        self._bars.update(self._task, completed=steps, note=f"reward {reward:.4f}  {self._valid}")
 
     def validated(self, point: ValidationPoint, best: float, *, collapsed: bool = False) -> None:
         """Show a validation result, and whether the policy has collapsed."""

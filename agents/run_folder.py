@@ -20,6 +20,7 @@ from adaptsplit.agents.build import POLICY_FILE
 from adaptsplit.agents.validation import ValidationPoint
 from adaptsplit.config import Config
 from adaptsplit.errors import ConfigError, DataError
+from adaptsplit.files import write_whole
 
 if TYPE_CHECKING:
     from adaptsplit.scenario import Scenario
@@ -130,10 +131,7 @@ class Run:
         ``extra`` keys are added to it (and win). The run is complete when it has the ``steps`` of its parameters.
         """
         value = self._document(steps, seconds) | dict(extra or {})
-        place = self.folder / RUN_FILE
-        part = place.with_name(f"{place.name}.part")
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        part.replace(place)
+        write_whole(self.folder / RUN_FILE, (json.dumps(value, indent=1) + "\n").encode())
         for name in self._pending:
             _beside(self.folder / name).replace(self.folder / name)
         self._pending.clear()

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adaptsplit.agents.sb3_build import RowwiseExploration
 from adaptsplit.errors import DataError
+from adaptsplit.files import write_whole
 
 
 def checkpoint_bytes(model: BaseAlgorithm) -> bytes:
@@ -36,9 +37,7 @@ def checkpoint_bytes(model: BaseAlgorithm) -> bytes:
 def save_checkpoint(model: BaseAlgorithm, path: Path) -> str:
     """Write a checkpoint beside ``path`` and put it in its place; return its SHA-256."""
     data = checkpoint_bytes(model)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    write_whole(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

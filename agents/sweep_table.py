@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from rich.box import SIMPLE
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from adaptsplit.agents.progress import Bars
 from adaptsplit.agents.sweep import FINISHED, SweepResult
 from adaptsplit.agents.sweep_local import Event
 from adaptsplit.agents.sweep_plan import Trial
@@ -93,7 +93,7 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-class SweepProgress:
+class SweepProgress(Bars):
     """One bar for the whole sweep and one for each trial at work, on standard error; silent when not shown."""
 
     def __init__(self, trials: Sequence[Trial], *, shown: bool = True) -> None:
@@ -107,15 +107,6 @@ class SweepProgress:
         self._tasks: dict[str, int] = {}
         self._done = 0
         self._all = self._bars.add_task("sweep", total=max(self._total, 1), note=self._note())
-
-    def __enter__(self) -> SweepProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def __call__(self, trial: Trial, event: Event) -> None:
         """Show what happened."""

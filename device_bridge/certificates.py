@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adaptsplit.device_bridge.topics import check_id
 from adaptsplit.errors import ConfigError
+from adaptsplit.files import write_whole
 
 BROKER = "broker"
 ROLES = ("device", "edge", "monitor", BROKER)
@@ -283,10 +284,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Replace a file at one instant, so that a broker that starts now reads the old list or the new one."""
-    new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(data)
-        os.replace(new, path)
+        write_whole(path, data)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import reprlib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -26,6 +25,7 @@ from adaptsplit.agents.static import InterleavedState
 from adaptsplit.config import printable
 from adaptsplit.controller import State
 from adaptsplit.errors import NPZ_FAULTS, DataError
+from adaptsplit.files import write_whole
 from adaptsplit.guard import GuardState
 
 SCHEMA = "adaptsplit.learner/1"
@@ -94,12 +94,7 @@ def save_learned(path: Path, name: str, state: State) -> None:
             f"{MAX_STATE_BYTES} in {MAX_LEAVES} are kept"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(path, buffer.getvalue(), durable=True)
 
 
 def load_learned(path: Path, name: str, state: State) -> State:

@@ -51,7 +51,7 @@ class SplitVecEnv(VecEnv):
         self.scenario, self.decisions, self.actions = scenario, scenario.space, actions
         world = build_world(scenario, split)
         if expected and world.answers.labelled:
-            world = expected_world(world, build_world(scenario, "train"))
+            world = expected_world(world, world if split == "train" else build_world(scenario, "train"))
         self.simulator = Simulator(world, num_envs)
         self._centre = frame_means(world) if centred else np.zeros(len(world.outcomes.sharpness))
         self.render_mode = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import SPACE, make_summary, observed
 from numpy.typing import NDArray
 
 from adaptsplit import estimators as est
@@ -31,47 +32,12 @@ from adaptsplit.agents import (
 from adaptsplit.agents.policy import parse_policy
 from adaptsplit.agents.prediction import FieldReader, nominal_observation
 from adaptsplit.controller import Controller, controllers
-from adaptsplit.decision import BranchSpec, Decision, DecisionSpace
+from adaptsplit.decision import Decision, DecisionSpace
 from adaptsplit.errors import ConfigError, DataError, UnknownNameError
 from adaptsplit.outcome import Outcomes
-from adaptsplit.profiles import ProfileSummary
 from adaptsplit.testing import check_controller
 
-CODECS = ("q2c-zstd", "q4c-zstd", "q8c-zstd")
-SPACE = DecisionSpace(
-    (
-        BranchSpec("stem", "split", CODECS),
-        BranchSpec("deep", "split", CODECS[:2]),
-        BranchSpec("offload", "offload", ("webp-10", "jpeg-75"), exit="deep"),
-        BranchSpec("local", "local"),
-    )
-)
 CONTEXT = ControllerContext(fps=5, deadline_s=0.25, goodput_bps=2e6, rtt_s=0.06, server_s=0.01)
-
-
-def make_summary() -> ProfileSummary:
-    """Return a summary whose exits reach 0.7 and 0.8, and whose tail gets better with the rate."""
-    levels = np.linspace(0.0, 1.0, 41)
-    tail = np.array([[0.85, 0.9, 0.95], [0.88, 0.92, 0.92], [0.8, 0.97, 0.97], [0.97, 0.97, 0.97]])
-    exits = np.array([0.7, 0.8, 0.8, 0.97])
-    ratio = np.tile(np.clip(1.5 - levels, 0.0, 1.0), (4, 1))
-    return ProfileSummary(
-        branches=tuple(branch.name for branch in SPACE.branches),
-        exit_quality=exits,
-        tail_quality=tail,
-        payload_bytes=np.array([[1e3, 2e3, 4e3], [5e2, 1e3, 1e3], [2e3, 2e4, 2e4], [0.0, 0.0, 0.0]]),
-        head_s=np.array([0.02, 0.04, 0.04, 0.4]),
-        encode_s=np.full((4, 3), 0.003),
-        tail_s=np.full((4, 3), 0.01),
-        signal_s=0.001,
-        levels=levels,
-        exit_ratio=ratio,
-        exit_quality_above=np.minimum(exits[:, None] + 0.1, 1.0) + 0.0 * ratio,
-        exit_quality_below=exits[:, None] - 0.15 + 0.0 * ratio,
-        tail_quality_below=tail[:, :, None] - 0.02 + 0.0 * levels,
-        confidence_mean=exits,
-        retention=0.9,
-    )
 
 
 def build(name: str, context: ControllerContext = CONTEXT) -> Controller:
@@ -80,15 +46,8 @@ def build(name: str, context: ControllerContext = CONTEXT) -> Controller:
 
 def observe(goodput: float = 2e6, age: float = 0.1, heard: float = 0.1, backlog: float = 0.0) -> NDArray[np.float32]:
     """Return one observation (1, D) of a link with this goodput (bit/s), ages (s) and backlog (s)."""
-    out = nominal_observation(CONTEXT)
     given = {"goodput": goodput, "goodput_age": age, "heard_age": heard, "backlog": backlog, "goodput_known": 1.0}
-    for name, value in given.items():
-        field = obs.FIELDS[obs.index(name)]
-        low, high, x = field.low, field.high, value
-        if field.scale == "log":
-            low, high, x = np.log(low), np.log(high), np.log(value)
-        out[0, obs.index(name)] = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return out
+    return observed(CONTEXT, **given)
 
 
 def act(controller: Controller, observation: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from cases import SPACE, make_paced_summary
 from numpy.typing import NDArray
 from scipy import special
 
@@ -33,20 +34,10 @@ from adaptsplit.controller import Controller
 from adaptsplit.decision import BranchSpec, Decision, DecisionSpace
 from adaptsplit.errors import ConfigError, UnknownNameError
 from adaptsplit.outcome import Outcomes, Path
-from adaptsplit.profiles import ProfileSummary
 from adaptsplit.testing import check_controller
 
 Floats = NDArray[np.float64]
 
-CODECS = ("q2c-zstd", "q4c-zstd", "q8c-zstd")
-SPACE = DecisionSpace(
-    (
-        BranchSpec("stem", "split", CODECS),
-        BranchSpec("deep", "split", CODECS[:2]),
-        BranchSpec("offload", "offload", ("webp-10", "jpeg-75"), exit="deep"),
-        BranchSpec("local", "local"),
-    )
-)
 CONTEXT = ControllerContext(fps=10, deadline_s=0.25, goodput_bps=2e6, rtt_s=0.06, server_s=0.01, compute_w=2.5)
 PLAIN = Reward(RewardWeights(), 0.0, 1.0)
 NAMES = (
@@ -67,33 +58,8 @@ NAMES = (
 )
 
 
-def make_summary() -> ProfileSummary:
-    """Return a summary whose exits reach 0.7 and 0.8, and whose tail gets better with the rate."""
-    levels = np.linspace(0.0, 1.0, 41)
-    tail = np.array([[0.85, 0.9, 0.95], [0.88, 0.92, 0.92], [0.8, 0.97, 0.97], [0.97, 0.97, 0.97]])
-    exits = np.array([0.7, 0.8, 0.8, 0.97])
-    ratio = np.tile(np.clip(1.5 - levels, 0.0, 1.0), (4, 1))
-    return ProfileSummary(
-        branches=tuple(branch.name for branch in SPACE.branches),
-        exit_quality=exits,
-        tail_quality=tail,
-        payload_bytes=np.array([[1e3, 2e3, 4e3], [5e2, 1e3, 1e3], [2e3, 2e4, 2e4], [0.0, 0.0, 0.0]]),
-        head_s=np.array([0.02, 0.04, 0.04, 0.16]),
-        encode_s=np.full((4, 3), 0.004),
-        tail_s=np.tile(np.array([[0.02], [0.01], [0.03], [0.0]]), (1, 3)),
-        signal_s=0.001,
-        levels=levels,
-        exit_ratio=ratio,
-        exit_quality_above=np.minimum(exits[:, None] + 0.1, 1.0) + 0.0 * ratio,
-        exit_quality_below=exits[:, None] - 0.15 + 0.0 * ratio,
-        tail_quality_below=tail[:, :, None] - 0.02 + 0.0 * levels,
-        confidence_mean=exits,
-        retention=0.9,
-    )
-
-
 def build(name: str, context: ControllerContext = CONTEXT) -> Controller:
-    return build_controller(name, SPACE, make_summary(), context)
+    return build_controller(name, SPACE, make_paced_summary(), context)
 
 
 def toy_space(arms: int) -> DecisionSpace:
@@ -364,7 +330,7 @@ def test_arms_find_their_own_outcomes_and_no_others() -> None:
 
 
 def test_a_covering_sub_grid_keeps_nearly_all_of_the_table_for_every_goodput() -> None:
-    model = DecisionModel(SPACE, make_summary(), CONTEXT)
+    model = DecisionModel(SPACE, make_paced_summary(), CONTEXT)
     arms = covering_arms(model, 8)
     expected = model.expected(observe_goodput(CONTEXT, COVERED_BPS))
     assert len(set(arms.rows.tolist())) == 8
@@ -373,7 +339,7 @@ def test_a_covering_sub_grid_keeps_nearly_all_of_the_table_for_every_goodput() -
 
 
 def test_a_warm_start_begins_with_what_the_profile_predicts() -> None:
-    model = DecisionModel(SPACE, make_summary(), CONTEXT)
+    model = DecisionModel(SPACE, make_paced_summary(), CONTEXT)
     bandit = build("ucb1:arms=all/warm=50")
     observation = observe_goodput(CONTEXT, np.array([2e6]))
     state = bandit.init(1, np.random.default_rng(0))
@@ -545,7 +511,7 @@ def test_ans_counts_a_message_that_was_never_sent_unless_it_is_the_original() ->
 
 
 def test_ans_partitions_are_the_decisions_with_the_full_networks_answer() -> None:
-    summary = make_summary()
+    summary = make_paced_summary()
     points = partition_points(DecisionModel(SPACE, summary, CONTEXT), summary)
     names = [SPACE.name(row) for row in points.arms.decisions]
     assert names == [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import SPACE, make_paced_summary
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from adaptsplit.agents.policy import PARSERS, Head, load_policy
 from adaptsplit.agents.policy_file import read_policy
 from adaptsplit.agents.prediction import nominal_observation
 from adaptsplit.controller import Controller
-from adaptsplit.decision import BranchSpec, DecisionSpace
+from adaptsplit.decision import DecisionSpace
 from adaptsplit.device_bridge.decider import STATE_FILE, Decider
 from adaptsplit.device_bridge.learner_state import load_learned, save_learned
 from adaptsplit.device_bridge.livelog import LiveLog
@@ -38,21 +39,11 @@ from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.guard import GuardLimits, guard_learned
 from adaptsplit.outcome import Outcomes
 from adaptsplit.outcome import Path as Route
-from adaptsplit.profiles import ProfileSummary
 from adaptsplit.scenario import Scenario, load_scenario
 from adaptsplit.testing import check_controller, extreme_observations
 
 Floats32 = NDArray[np.float32]
 
-CODECS = ("q2c-zstd", "q4c-zstd", "q8c-zstd")
-SPACE = DecisionSpace(
-    (
-        BranchSpec("stem", "split", CODECS),
-        BranchSpec("deep", "split", CODECS[:2]),
-        BranchSpec("offload", "offload", ("webp-10", "jpeg-75"), exit="deep"),
-        BranchSpec("local", "local"),
-    )
-)
 CONTEXT = ControllerContext(
     fps=10,
     deadline_s=0.25,
@@ -63,31 +54,6 @@ CONTEXT = ControllerContext(
     weights=RewardWeights(energy_per_j=0.2),
 )
 QUIET = {"share": 0.0, "probe_s": 0.0}
-
-
-def make_summary() -> ProfileSummary:
-    """Return a summary whose exits reach 0.7 and 0.8, and whose tail gets better with the rate."""
-    levels = np.linspace(0.0, 1.0, 41)
-    tail = np.array([[0.85, 0.9, 0.95], [0.88, 0.92, 0.92], [0.8, 0.97, 0.97], [0.97, 0.97, 0.97]])
-    exits = np.array([0.7, 0.8, 0.8, 0.97])
-    ratio = np.tile(np.clip(1.5 - levels, 0.0, 1.0), (4, 1))
-    return ProfileSummary(
-        branches=tuple(branch.name for branch in SPACE.branches),
-        exit_quality=exits,
-        tail_quality=tail,
-        payload_bytes=np.array([[1e3, 2e3, 4e3], [5e2, 1e3, 1e3], [2e3, 2e4, 2e4], [0.0, 0.0, 0.0]]),
-        head_s=np.array([0.02, 0.04, 0.04, 0.16]),
-        encode_s=np.full((4, 3), 0.004),
-        tail_s=np.tile(np.array([[0.02], [0.01], [0.03], [0.0]]), (1, 3)),
-        signal_s=0.001,
-        levels=levels,
-        exit_ratio=ratio,
-        exit_quality_above=np.minimum(exits[:, None] + 0.1, 1.0) + 0.0 * ratio,
-        exit_quality_below=exits[:, None] - 0.15 + 0.0 * ratio,
-        tail_quality_below=tail[:, :, None] - 0.02 + 0.0 * levels,
-        confidence_mean=exits,
-        retention=0.9,
-    )
 
 
 def random_net(space: DecisionSpace, head: Head, seed: int = 0) -> PolicyNet:
@@ -110,7 +76,7 @@ def fixed_net(space: DecisionSpace, name: str, by: float = 1.0) -> PolicyNet:
 
 def make(net: PolicyNet, **given: float) -> OnlineController:
     policy = PolicyController("p", SPACE, net)
-    return build_online("online-p", policy, make_summary(), CONTEXT, OnlineParameters(**given))
+    return build_online("online-p", policy, make_paced_summary(), CONTEXT, OnlineParameters(**given))
 
 
 def batch(n: int, seed: int = 1) -> Floats32:
@@ -199,7 +165,7 @@ def test_the_policys_own_decision_teaches_the_context_only() -> None:
 
 
 def test_the_view_is_the_models_prediction_at_its_points_and_both_paths_agree() -> None:
-    model = DecisionModel(SPACE, make_summary(), CONTEXT)
+    model = DecisionModel(SPACE, make_paced_summary(), CONTEXT)
     view = View.of(model)
     rows = np.repeat(nominal_observation(CONTEXT), GOODPUTS, axis=0)
     rows[:, obs.index("goodput")] = np.linspace(0.0, 1.0, GOODPUTS)
@@ -357,7 +323,7 @@ def test_names_and_parameters(scenario: Scenario, stubborn: Path, tmp_path: Path
         with pytest.raises(ConfigError, match=message):
             make_controller(name, scenario)
     with pytest.raises(ConfigError, match="another decision space"):
-        build_controller(f"online:{stubborn}", SPACE, make_summary(), CONTEXT)
+        build_controller(f"online:{stubborn}", SPACE, make_paced_summary(), CONTEXT)
 
 
 def test_what_an_output_is_worth_is_read_from_the_run(tmp_path: Path) -> None:
@@ -574,8 +540,8 @@ def test_what_was_learned_survives_a_restart(name: str, tmp_path: Path) -> None:
         if name == "online,kl-ucb":
             from adaptsplit.agents import InterleavedController
 
-            return InterleavedController([online, build_controller("kl-ucb", SPACE, make_summary(), CONTEXT)], 5)
-        return build_controller(name, SPACE, make_summary(), CONTEXT)
+            return InterleavedController([online, build_controller("kl-ucb", SPACE, make_paced_summary(), CONTEXT)], 5)
+        return build_controller(name, SPACE, make_paced_summary(), CONTEXT)
 
     first = decider(build(), tmp_path)
     teach(first, 30)
@@ -597,7 +563,7 @@ def test_a_file_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
     teach(one, 10)
     one.close()
     before = (tmp_path / STATE_FILE).read_bytes()
-    other = decider(build_controller("kl-ucb", SPACE, make_summary(), CONTEXT), tmp_path)
+    other = decider(build_controller("kl-ucb", SPACE, make_paced_summary(), CONTEXT), tmp_path)
     assert other.counts["state_refused"] == 1
     teach(other, 5)
     other.close()

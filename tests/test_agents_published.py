@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import observed, summary_from
 from numpy.typing import NDArray
 
 from adaptsplit import observation as obs
 from adaptsplit import outcome
 from adaptsplit.agents import ControllerContext, RewardWeights, build_controller, kind_of
 from adaptsplit.agents.build import context_of
-from adaptsplit.agents.prediction import nominal_observation
 from adaptsplit.agents.published_base import Plans, nominal_link
 from adaptsplit.agents.published_budget import DriftPlusPenalty
 from adaptsplit.agents.published_change import MAP_BPS, ChangePoints, EdgentDynamic, EmaTrigger, variation
@@ -46,28 +46,11 @@ TX2 = load_scenario("published-tx2-vgg16")
 def summary_of(space: DecisionSpace = SPACE) -> ProfileSummary:
     """Return a summary of the four branches (and ``skip``): better and slower from stem to local."""
     count = len(space.branches)
-    levels = np.linspace(0.0, 1.0, 41)
     exits = np.array([0.7, 0.8, 0.7, 0.97, 0.9])[:count]
     tail = np.array([[0.85, 0.9, 0.95], [0.88, 0.92, 0.96], [0.8, 0.97, 0.97], [0.97] * 3, [0.9] * 3])[:count]
     payload = np.array([[1e3, 2e3, 4e3], [5e2, 1e3, 2e3], [2e3, 2e4, 2e4], [0.0] * 3, [0.0] * 3])[:count]
-    ratio = np.tile(np.clip(1.5 - levels, 0.0, 1.0), (count, 1))
-    return ProfileSummary(
-        branches=tuple(branch.name for branch in space.branches),
-        exit_quality=exits,
-        tail_quality=tail,
-        payload_bytes=payload,
-        head_s=np.array([0.02, 0.04, 0.02, 0.19, 0.0])[:count],
-        encode_s=np.full((count, 3), 0.003),
-        tail_s=np.full((count, 3), 0.01),
-        signal_s=0.001,
-        levels=levels,
-        exit_ratio=ratio,
-        exit_quality_above=np.minimum(exits[:, None] + 0.1, 1.0) + 0.0 * ratio,
-        exit_quality_below=exits[:, None] - 0.15 + 0.0 * ratio,
-        tail_quality_below=tail[:, :, None] - 0.02 + 0.0 * levels,
-        confidence_mean=exits,
-        retention=0.9,
-    )
+    found = summary_from(tuple(branch.name for branch in space.branches), exits, tail, payload)
+    return replace(found, head_s=np.array([0.02, 0.04, 0.02, 0.19, 0.0])[:count])
 
 
 def build(name: str, space: DecisionSpace = SPACE, context: ControllerContext = CONTEXT) -> Controller:
@@ -76,15 +59,8 @@ def build(name: str, space: DecisionSpace = SPACE, context: ControllerContext = 
 
 def observe(**given: float) -> NDArray[np.float32]:
     """Return one observation (1, D): idle link of 2 Mbit/s, fresh, no round trip or queue to speak of."""
-    out = nominal_observation(CONTEXT)
     fresh = {"goodput_known": 1.0, "goodput_age": 0.1, "heard_age": 0.1, "rtt": 0.002, "server_queue": 0.001}
-    for name, value in {**fresh, **given}.items():
-        field = obs.FIELDS[obs.index(name)]
-        low, high, x = field.low, field.high, value
-        if field.scale == "log":
-            low, high, x = math.log(low), math.log(high), math.log(value)
-        out[0, obs.index(name)] = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return out
+    return observed(CONTEXT, **{**fresh, **given})
 
 
 def choose(controller: Controller, observation: NDArray[np.float32], space: DecisionSpace = SPACE) -> str:

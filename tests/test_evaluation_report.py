@@ -19,6 +19,7 @@ from adaptsplit.errors import DataError, MissingExtraError
 from adaptsplit.evaluation import results as doc
 from adaptsplit.evaluation.analysis import Results, Scored, Setting, analyse
 from adaptsplit.evaluation.console import console_table, live_table
+from adaptsplit.evaluation.documents import write_document
 from adaptsplit.evaluation.headline import champion, headline
 from adaptsplit.evaluation.live import compare_live
 from adaptsplit.evaluation.metrics import episode_table
@@ -131,7 +132,7 @@ def test_intervals_hold_their_values(results: Results) -> None:
 
 def test_results_json_is_valid_and_comes_back(results: Results, tmp_path: FilePath) -> None:
     path = tmp_path / "deep" / "results.json"
-    doc.write_results(results.document, path)
+    write_document(results.document, path)
     value = json.loads(path.read_text())
     assert value["schema"] == "adaptsplit.results/1"
     metrics = next(row for row in value["controllers"] if row["name"] == "ppo")["metrics"]

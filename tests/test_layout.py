@@ -26,7 +26,7 @@ HEAVY = {
     "ray",
 }
 LAYERS = [
-    {"decision", "observation", "outcome", "estimators", "controller", "errors", "registry", "config"},
+    {"decision", "observation", "outcome", "estimators", "controller", "errors", "registry", "config", "files"},
     {"codecs", "runtime", "links", "devices", "frames"},
     {"models", "profiles"},
     {"objective", "scenario"},

@@ -28,10 +28,11 @@ from adaptsplit.evaluation import (
     league_report,
     league_text,
 )
+from adaptsplit.evaluation.documents import write_document
 from adaptsplit.evaluation.evaluate import evaluate
 from adaptsplit.evaluation.league import Options, diagnosis, run_league
 from adaptsplit.evaluation.league_contest import Plan
-from adaptsplit.evaluation.league_document import League, read_league, write_league
+from adaptsplit.evaluation.league_document import League, read_league
 from adaptsplit.evaluation.league_entrants import line_up, trained
 from adaptsplit.evaluation.league_rank import BEST_STATIC, TRAIN_STATIC
 from adaptsplit.evaluation.league_train import Training, state_of, train_missing
@@ -169,7 +170,7 @@ def test_a_half_written_scenario_counts_as_absent(held: tuple[League, list[str]]
 
 def test_the_document_comes_back(held: tuple[League, list[str]], tmp_path: Path) -> None:
     path = tmp_path / "league.json"
-    write_league(held[0], path)
+    write_document(held[0], path)
     assert read_league(path) == held[0]
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | {"headlin": 1}))

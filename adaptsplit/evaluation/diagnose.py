@@ -25,6 +25,7 @@ from adaptsplit.evaluation.diagnose_groups import FittedResult, best_rows, obser
 from adaptsplit.evaluation.diagnose_hash import content_hash, scenario_hash
 from adaptsplit.evaluation.diagnose_relax import binding, relaxations
 from adaptsplit.evaluation.diagnose_use import decisions_of, knob_worths, use_of
+from adaptsplit.evaluation.documents import write_document
 from adaptsplit.evaluation.grid import run_static
 from adaptsplit.evaluation.sensitivity import weight_sensitivity
 from adaptsplit.evaluation.timeline import Timeline, capacity_during, choose_episode
@@ -250,8 +251,7 @@ def write_diagnosis(found: Diagnosed, scenario: Scenario, out: Path) -> list[Pat
     from adaptsplit.evaluation.diagnose_picture import write_timeline
     from adaptsplit.evaluation.diagnose_text import markdown
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "diagnosis.json").write_text(found.document.to_json(), encoding="utf-8")
+    write_document(found.document, out / "diagnosis.json")
     picture = write_timeline(found.timeline, scenario.space, scenario.fps, out / "timeline.png")
     (out / "diagnosis.md").write_text(markdown(found.document, picture), encoding="utf-8")
     return [out / "diagnosis.json", out / "diagnosis.md", *([picture] if picture else [])]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from adaptsplit.config import Config, parse_json
 from adaptsplit.errors import AdaptsplitError, ConfigError, DataError
 from adaptsplit.evaluation.diagnose_hash import content_hash, scenario_hash
+from adaptsplit.files import write_whole
 from adaptsplit.links.shaping import Recorded
 from adaptsplit.scenario import Scenario, load_scenario, scenario_names
 
@@ -99,9 +100,8 @@ def read_catalog(path: Path | None = None) -> Catalog:
 def write_catalog(catalog: Catalog, path: Path) -> None:
     """Write a catalogue (atomically: a killed process leaves the old one)."""
     ordered = Catalog.model_validate({"schema": SCHEMA, "entries": dict(sorted(catalog.entries.items()))})
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(ordered.model_dump(mode="json", by_alias=True), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(ordered.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+    write_whole(path, text.encode())
 
 
 def listed(scenario: Scenario, catalog: Catalog) -> Listed:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from adaptsplit.config import Config, parse_json
-from adaptsplit.errors import ConfigError, DataError
+from adaptsplit.config import Config
+from adaptsplit.errors import ConfigError
+from adaptsplit.evaluation.documents import Document, read_document
 from adaptsplit.evaluation.results import Estimate
 
 SCHEMA: Final = "adaptsplit.diagnosis/1"
@@ -112,7 +112,7 @@ class Caution(Config):
     text: str
 
 
-class Diagnosis(Config):
+class Diagnosis(Document):
     """What ``diagnosis.json`` holds."""
 
     schema_: Literal["adaptsplit.diagnosis/1"] = Field(alias="schema")
@@ -150,17 +150,8 @@ class Diagnosis(Config):
                 return row
         raise ConfigError(f"no standing of {name!r}; known: {', '.join(row.name for row in self.standings)}")
 
-    def to_json(self) -> str:
-        """Return the document as JSON text (no NaN, no infinity)."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
-
 
 def read_diagnosis(path: Path) -> Diagnosis:
     """Read and check a ``diagnosis.json``; DataError names file, fault and cure."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES} bytes; expected a diagnosis.json")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); make it with scenarios diagnose --out") from error
-    return parse_json(Diagnosis, data, str(path), "make it again with scenarios diagnose --out", DataError)
+    absent, damaged = "make it with scenarios diagnose --out", "make it again with scenarios diagnose --out"
+    return read_document(Diagnosis, path, MAX_BYTES, "a diagnosis.json", absent, damaged)

@@ -20,12 +20,13 @@ from adaptsplit.envs import World, build_world, episode_info, episode_seeds, run
 from adaptsplit.errors import ConfigError
 from adaptsplit.evaluation import statistics as stats
 from adaptsplit.evaluation.analysis import Results, Scored, Setting, analyse, best_of
+from adaptsplit.evaluation.documents import write_document
 from adaptsplit.evaluation.entrants import DEFAULT_AGENTS, Entrant, Entrants, resolve
 from adaptsplit.evaluation.grid import run_grid, run_static
 from adaptsplit.evaluation.headline import champion
 from adaptsplit.evaluation.knobs import knob_worth
 from adaptsplit.evaluation.metrics import episode_table
-from adaptsplit.evaluation.results import Knobs, ResultsDocument, write_results
+from adaptsplit.evaluation.results import Knobs, ResultsDocument
 from adaptsplit.evaluation.timeline import Timeline, capacity_during, choose_episode
 from adaptsplit.outcome import Outcomes
 from adaptsplit.scenario import Scenario
@@ -108,7 +109,7 @@ def write(results: Results, out: Path) -> None:
     """Write ``results.json`` and ``report.html`` into a folder."""
     from adaptsplit.evaluation.report import write_report
 
-    write_results(results.document, out / "results.json")
+    write_document(results.document, out / "results.json")
     write_report(results, out / "report.html")
 
 

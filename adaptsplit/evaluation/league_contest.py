@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from adaptsplit.agents import oracle as oracles
-from adaptsplit.config import Config, parse_json
+from adaptsplit.config import parse_json
 from adaptsplit.controller import Controller
 from adaptsplit.envs import World, build_world, episode_info, episode_seeds, run_episodes
 from adaptsplit.errors import DataError
 from adaptsplit.evaluation import league_document as doc
 from adaptsplit.evaluation.diagnose_hash import content_hash
+from adaptsplit.evaluation.documents import Document, write_document
 from adaptsplit.evaluation.entrants import Entrant
 from adaptsplit.evaluation.evaluate import Progress, evaluate
 from adaptsplit.evaluation.grid import run_static
@@ -45,7 +46,7 @@ VALIDATION_SEED = 7
 """Other episodes than those that training validates on, so that a lucky checkpoint gains nothing."""
 
 
-class ContestFile(Config):
+class ContestFile(Document):
     """What ``contest.json`` holds."""
 
     schema_: Literal["adaptsplit.contest/1"] = Field(SCHEMA, alias="schema")
@@ -158,15 +159,8 @@ def _evaluate(
     few = slice(0, min(plan.anatomy_episodes, plan.episodes))
     parts = anatomy(scenario, world, seeds[few], info[few], shown, plan.split) if shown else None
     found = found.model_copy(update={"anatomy": parts, "seconds": round(time.monotonic() - started, 1)})
-    _write(found, folder / CONTEST_FILE)
+    write_document(found, folder / CONTEST_FILE)
     return found
-
-
-def _write(found: ContestFile, path: Path) -> None:
-    temporary = path.with_name(path.name + ".part")
-    text = json.dumps(found.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def validate(scenario: Scenario, entrants: Sequence[Entrant]) -> dict[str, tuple[float, ...]]:

@@ -6,14 +6,14 @@ rewards and differences are per frame; intervals are 95 %.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from adaptsplit.config import Config, parse_json
-from adaptsplit.errors import ConfigError, DataError
+from adaptsplit.config import Config
+from adaptsplit.errors import ConfigError
+from adaptsplit.evaluation.documents import Document, read_document
 from adaptsplit.evaluation.results import Estimate
 
 SCHEMA: Final = "adaptsplit.league/1"
@@ -231,7 +231,7 @@ class NaviSplit(Config):
     bounds: tuple[NaviBound, ...] = ()
 
 
-class League(Config):
+class League(Document):
     """What ``league.json`` holds."""
 
     schema_: Literal["adaptsplit.league/1"] = Field(alias="schema")
@@ -275,26 +275,8 @@ class League(Config):
         """Return the standings that are shown first: where adapting pays, else of every scenario."""
         return self.standings.get(PAYS) or self.standings.get(ALL, ())
 
-    def to_json(self) -> str:
-        """Return the document as JSON text (no NaN, no infinity)."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
-
 
 def read_league(path: str | Path) -> League:
     """Read and check a ``league.json``; DataError names file, fault and cure."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES} bytes; expected a league.json of adaptsplit league")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); make it with adaptsplit league --out") from error
-    return parse_json(League, data, str(path), "make it again with adaptsplit league", DataError)
-
-
-def write_league(league: League, path: Path) -> None:
-    """Write ``league.json`` (atomically: a killed process leaves the old one)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(league.to_json(), encoding="utf-8")
-    temporary.replace(path)
+    absent, damaged = "make it with adaptsplit league --out", "make it again with adaptsplit league"
+    return read_document(League, path, MAX_BYTES, "a league.json of adaptsplit league", absent, damaged)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from adaptsplit.errors import NPZ_FAULTS, DataError
 from adaptsplit.evaluation.analysis import Scored
 from adaptsplit.evaluation.results import KINDS
+from adaptsplit.files import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -86,9 +87,7 @@ def write_episodes(episodes: Episodes, path: Path) -> None:
     arrays |= {"names": np.array(episodes.names), "kinds": np.array(episodes.kinds), "owner": episodes.owner}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def read_episodes(path: Path) -> Episodes:

@@ -65,29 +65,26 @@ def headline(league: League) -> str:
 
 def percent(value: Estimate | None) -> str:
     """Return ``"61 % [38, 85]"``, a dash where it is undefined."""
-    if value is None or value.value is None:
-        return DASH
-    if value.low is None or value.high is None:
-        return f"{100 * value.value:.0f} %"
-    return f"{100 * value.value:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+    return _interval(value, ".0f", 100.0, " %")
 
 
 def number(value: Estimate | None, digits: int = 2) -> str:
     """Return ``"2.0 [1.0, 3.5]"``, a dash where it is undefined."""
-    if value is None or value.value is None:
-        return DASH
-    if value.low is None or value.high is None:
-        return f"{value.value:.{digits}f}"
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return _interval(value, f".{digits}f")
 
 
 def signed(value: Estimate | None, digits: int = 4) -> str:
     """Return ``"+0.0062 [+0.0020, +0.0120]"``, a dash where it is undefined."""
+    return _interval(value, f"+.{digits}f")
+
+
+def _interval(value: Estimate | None, form: str, scale: float = 1.0, unit: str = "") -> str:
     if value is None or value.value is None:
         return DASH
+    shown = f"{scale * value.value:{form}}{unit}"
     if value.low is None or value.high is None:
-        return f"{value.value:+.{digits}f}"
-    return f"{value.value:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+        return shown
+    return f"{shown} [{scale * value.low:{form}}, {scale * value.high:{form}}]"
 
 
 def counts(tallies: Sequence[Tally], place: int) -> str:

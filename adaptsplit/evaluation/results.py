@@ -6,14 +6,14 @@ undefined (no frame was sent, the gap is not told apart from zero, a result neve
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from adaptsplit.config import Config, parse_json
-from adaptsplit.errors import ConfigError, DataError
+from adaptsplit.config import Config
+from adaptsplit.errors import ConfigError
+from adaptsplit.evaluation.documents import Document, read_document
 from adaptsplit.evaluation.metrics import LATENCIES, NAMES, PERCENTILES
 
 SCHEMA: Final = "adaptsplit.results/1"
@@ -134,7 +134,7 @@ class Gap(Config):
     defined: bool
 
 
-class ResultsDocument(Config):
+class ResultsDocument(Document):
     """What ``results.json`` holds."""
 
     schema_: Literal["adaptsplit.results/1"] = Field(alias="schema")
@@ -179,24 +179,8 @@ class ResultsDocument(Config):
         found = [controller for controller in self.controllers if controller.kind in kinds]
         return sorted(found, key=lambda controller: -(controller.number("reward") or 0.0))
 
-    def to_json(self) -> str:
-        """Return the document as JSON text (no NaN, no infinity)."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
-
 
 def read_results(path: str | Path) -> ResultsDocument:
     """Read and check a ``results.json``; DataError names file, fault and cure."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES} bytes; expected a results.json of adaptsplit evaluate")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give the results.json of an evaluation") from error
-    return parse_json(ResultsDocument, data, str(path), "make it again with adaptsplit evaluate", DataError)
-
-
-def write_results(document: ResultsDocument, path: Path) -> None:
-    """Write ``results.json``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document.to_json(), encoding="utf-8")
+    absent, damaged = "give the results.json of an evaluation", "make it again with adaptsplit evaluate"
+    return read_document(ResultsDocument, path, MAX_BYTES, "a results.json of adaptsplit evaluate", absent, damaged)

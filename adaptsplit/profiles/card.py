@@ -10,6 +10,7 @@ from pydantic import Field
 from adaptsplit.config import Config, parse_json
 from adaptsplit.decision import BranchSpec
 from adaptsplit.errors import ProfileError
+from adaptsplit.files import write_whole
 
 CARD_FILE = "profile.json"
 MAX_CARD_BYTES = 1 << 20
@@ -97,6 +98,4 @@ def read_card(folder: Path) -> ProfileCard:
 
 def write_card(folder: Path, card: ProfileCard) -> None:
     """Write ``folder/profile.json`` (atomically: a killed process leaves the old one)."""
-    temporary = folder / (CARD_FILE + ".part")
-    temporary.write_text(card.model_dump_json(by_alias=True, indent=1) + "\n")
-    temporary.replace(folder / CARD_FILE)
+    write_whole(folder / CARD_FILE, (card.model_dump_json(by_alias=True, indent=1) + "\n").encode())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from adaptsplit.errors import NPZ_FAULTS, ConfigError, ProfileError
+from adaptsplit.files import write_whole
 from adaptsplit.profiles.arrays import NAMES, AnyArray
 from adaptsplit.profiles.card import (
     CARD_FILE,
@@ -49,9 +50,7 @@ def save(profile: Profile, folder: Path) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     splits[profile.split] = SplitCard(**dict(profile.measured), sha256=digest)
     path = folder / f"profile-{profile.split}.npz"
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_whole(path, data)
     write_card(folder, fresh.model_copy(update={"splits": splits}))
     return path
 
