@@ -28,23 +28,23 @@ from adaptsplit.device_bridge.actions import (
     Observation,
     Run,
     Send,
-    SessionConfig,
     Settled,
 )
 from adaptsplit.device_bridge.camera import Camera
-from adaptsplit.device_bridge.control import Birth, State
+from adaptsplit.device_bridge.control import State
 from adaptsplit.device_bridge.decider import Decider
-from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked
-from adaptsplit.device_bridge.flight import Energy, Prediction
+from adaptsplit.device_bridge.describe import describe, session_config
+from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked, PartMessage
+from adaptsplit.device_bridge.flight import Prediction
 from adaptsplit.device_bridge.livelog import LiveLog
+from adaptsplit.device_bridge.parts import DevicePart, Parts
 from adaptsplit.device_bridge.process import new_session
 from adaptsplit.device_bridge.session import DeviceSession
 from adaptsplit.device_bridge.telemetry import Telemetry
 from adaptsplit.device_bridge.topics import DeviceTopics
-from adaptsplit.device_bridge.transport import BrokerAddress
+from adaptsplit.device_bridge.transport import BrokerAddress, topic_matches
 from adaptsplit.device_bridge.worker import Done, Encoded, Failed, Looked, Pacer, Ran, Worker
 from adaptsplit.errors import ConfigError
-from adaptsplit.observation import schema_hash
 from adaptsplit.runtime import DeviceRuntime, ModelFolder
 
 log = logging.getLogger("adaptsplit.device")
@@ -95,6 +95,7 @@ class DeviceAgent:
         *,
         block: int = 50,
         telemetry: Telemetry | None = None,
+        parts: Sequence[DevicePart] = (),
     ) -> None:
         if options.pace not in PACES:
             raise ConfigError(f"pace {options.pace!r}; expected one of {', '.join(PACES)}")
@@ -105,6 +106,7 @@ class DeviceAgent:
         controller = bundle.build(list(controllers), block, guard=options.guard)
         self.decider = Decider(controller, bundle.space, options.seed, options.keep)
         self.log = LiveLog(options.log, options.observations)
+        self.parts = Parts(parts, self.counts)
         self._telemetry = telemetry or Telemetry()
         self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
         self._inbox: queue.Queue[tuple[Inbound, float]] = queue.Queue(MAX_INBOX)
@@ -127,11 +129,12 @@ class DeviceAgent:
             self._worker.warm_up()
             self.camera.wait_ready()
             birth = describe(self.bundle, self.decider.names)
-            self._link = DeviceLink(self._broker, self._topics, self._id, birth, self._post)
+            self._link = DeviceLink(self._broker, self._topics, self._id, birth, self._post, self.parts.leaves)
             self._link.wait_connected(self.options.connect_s)
             until = time.monotonic() + self.options.edge_wait_s
             while self.session.edge_online is None and time.monotonic() < until:
                 self._drain(LONGEST_WAIT_S)
+            self.parts.each(lambda part: part.started(self))
         except BaseException:
             self.__exit__()
             raise
@@ -140,6 +143,7 @@ class DeviceAgent:
     def __exit__(self, *exception: object) -> None:
         self._worker.__exit__()
         if self._link is not None:
+            self.parts.each(lambda part: part.close())
             self._link.close()
         self.decider.close()
         self.log.__exit__()
@@ -174,6 +178,7 @@ class DeviceAgent:
         if self.options.state_s and now >= self._next_state:
             self._next_state = now + self.options.state_s
             self.link.state(self._state())
+        self.parts.each(lambda part: part.tick(now))
 
     def _drain(self, timeout_s: float) -> None:
         """Wait for an event at most this long, then take all that have come."""
@@ -199,8 +204,15 @@ class DeviceAgent:
             self._linked(event, now)
         elif isinstance(event, EdgeSeen):
             self._edge(event, now)
+        elif isinstance(event, PartMessage):
+            self.parts.each(lambda part: self._to_part(part, event, now))
         elif math.isfinite(self._t0):  # messages from before the start are of no use
             self._do(session.received(event, now))
+
+    @staticmethod
+    def _to_part(part: DevicePart, event: PartMessage, now: float) -> None:
+        if any(topic_matches(leaf, event.leaf) for leaf in part.leaves):
+            part.message(event.leaf, event.payload, now)
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -235,6 +247,7 @@ class DeviceAgent:
         self.decider.outcome(outcome)
         observation = self._observed.pop(action.frame, None)
         self.log.add(name, outcome, None if observation is None else observation.tolist())
+        self.parts.each(lambda part: part.settled(name, outcome))
 
     def _grade(self, frame: int, prediction: Prediction) -> float:
         labels = self.camera.labels(frame)
@@ -261,6 +274,8 @@ class DeviceAgent:
         elif not event.up:
             self._edges.clear()
             self._do(self.session.edge_changed(None, now))
+        if event.plane == "control":
+            self.parts.each(lambda part: part.linked(event.up, now))
         self._event("link", f"{event.plane} {'up' if event.up else 'down'}")
 
     def _edge(self, event: EdgeSeen, now: float) -> None:
@@ -305,37 +320,3 @@ class DeviceAgent:
             "controller": {**self.decider.counts, "slowest_ms": self.decider.slowest_s * 1e3},
             "transport": self.link.transport_counts(),
         }
-
-
-def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig:
-    """Return the constants of a session from the bundle's context."""
-    c = bundle.context
-    return SessionConfig(
-        session=session,
-        space=bundle.space,
-        fps=c.fps,
-        deadline_s=c.deadline_s,
-        window=c.window,
-        frames=frames,
-        prior_bps=c.goodput_bps,
-        prior_rtt_s=c.rtt_s,
-        prior_server_s=c.server_s,
-        retention=bundle.summary.retention,
-        energy=Energy(c.compute_w, c.radio_w, c.radio_j_per_bit),
-    )
-
-
-def describe(bundle: Bundle, controllers: Sequence[str]) -> Birth:
-    """Return a device's self-description."""
-    context = bundle.context
-    return Birth(
-        library=bundle.manifest.library,
-        bundle=bundle.digest,
-        controllers=list(controllers)[:64],
-        observation=schema_hash(),
-        branches=[branch.name for branch in bundle.space.branches],
-        classes=list(bundle.classes),
-        fps=context.fps,
-        deadline_s=context.deadline_s,
-        window=context.window,
-    )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from adaptsplit.device_bridge.control import Birth, Connection, Data, Event, State, build_control, parse_control
 from adaptsplit.device_bridge.messages import Message, parse_message
 from adaptsplit.device_bridge.mqtt import MqttTransport
-from adaptsplit.device_bridge.topics import DeviceTopics, edge_of
-from adaptsplit.device_bridge.transport import BrokerAddress, Will
+from adaptsplit.device_bridge.topics import DeviceTopics, device_of, edge_of
+from adaptsplit.device_bridge.transport import BrokerAddress, Will, topic_matches
 from adaptsplit.errors import MessageError
 
 log = logging.getLogger("adaptsplit.device")
@@ -39,7 +39,15 @@ class EdgeSeen:
     state: str
 
 
-Incoming: TypeAlias = Message | Linked | EdgeSeen
+@dataclass(frozen=True, slots=True)
+class PartMessage:
+    """A message on one of the parts' own topics, not looked into."""
+
+    leaf: str
+    payload: bytes
+
+
+Incoming: TypeAlias = Message | Linked | EdgeSeen | PartMessage
 
 
 class Edges:
@@ -78,6 +86,7 @@ class DeviceLink:
         session: bytes,
         birth: Birth,
         post: Callable[[Incoming, float], None],
+        leaves: Sequence[str] = (),
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._topics = topics
@@ -85,6 +94,7 @@ class DeviceLink:
         self._sequence = 0
         self._birth = birth
         self._post = post
+        self._leaves = [topics.leaf(leaf) for leaf in leaves]
         unique = f"{topics.device}-{session.hex()[:8]}"
         will = Will(topics.leaf("connection"), self._envelope(Connection(state="CONNECTION_BROKEN")))
         self._data = MqttTransport(
@@ -95,7 +105,7 @@ class DeviceLink:
             lambda up: self._post(Linked("data", up), time.monotonic()),
             send_buffer=SEND_BUFFER_BYTES,
         )
-        filters = [topics.leaf("heartbeat/reply"), topics.edges]
+        filters = [topics.leaf("heartbeat/reply"), topics.edges, *self._leaves]
         self._control = MqttTransport(
             broker, f"{unique}-control", filters, self._on_message, self._on_control, will=will, qos=1
         )
@@ -130,6 +140,14 @@ class DeviceLink:
         """Publish something that happened."""
         self._control.publish(self._topics.leaf("event"), self._envelope(Event(kind=kind, detail=detail)), qos=1)
 
+    def publish(self, leaf: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Publish on one of the device's topics of the control connection; False when it cannot leave now."""
+        return self._control.publish(self._topics.leaf(leaf), payload, qos=qos, retain=retain)
+
+    def tell(self, leaf: str, content: Data, *, qos: int = 1, retain: bool = False) -> bool:
+        """Publish a control message in its envelope; False when it cannot leave now."""
+        return self.publish(leaf, self._envelope(content), qos=qos, retain=retain)
+
     def transport_counts(self) -> dict[str, dict[str, int]]:
         """Return what the two connections counted."""
         return {"data": dict(self._data.counts), "control": dict(self._control.counts)}
@@ -156,6 +174,8 @@ class DeviceLink:
     def _parse(self, topic: str, payload: bytes) -> Incoming:
         if topic in (self._topics.leaf("down"), self._topics.leaf("heartbeat/reply")):
             return parse_message(payload)
+        if any(topic_matches(pattern, topic) for pattern in self._leaves):
+            return PartMessage(device_of(topic, self._topics.fleet)[1], payload)
         edge = edge_of(topic, self._topics.fleet)
         envelope, content = parse_control(payload)
         if not isinstance(content, Connection):

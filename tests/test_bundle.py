@@ -22,7 +22,7 @@ from adaptsplit.bundle import Bundle, _build, export_bundle, load_bundle
 from adaptsplit.bundle_manifest import parse_manifest
 from adaptsplit.bundle_sign import sign_bundle
 from adaptsplit.cli_deploy import keys_app
-from adaptsplit.device_bridge.agent import session_config
+from adaptsplit.device_bridge.describe import session_config
 from adaptsplit.errors import BundleError, ConfigError
 from adaptsplit.evaluation.fidelity import check_flyable
 from adaptsplit.guard import GuardedController

@@ -1,0 +1,45 @@
+"""What a device's session and its birth message take from the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adaptsplit.bundle import Bundle
+from adaptsplit.device_bridge.actions import SessionConfig
+from adaptsplit.device_bridge.control import Birth
+from adaptsplit.device_bridge.flight import Energy
+from adaptsplit.observation import schema_hash
+
+
+def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig:
+    """Return the constants of a session from the bundle's context."""
+    c = bundle.context
+    return SessionConfig(
+        session=session,
+        space=bundle.space,
+        fps=c.fps,
+        deadline_s=c.deadline_s,
+        window=c.window,
+        frames=frames,
+        prior_bps=c.goodput_bps,
+        prior_rtt_s=c.rtt_s,
+        prior_server_s=c.server_s,
+        retention=bundle.summary.retention,
+        energy=Energy(c.compute_w, c.radio_w, c.radio_j_per_bit),
+    )
+
+
+def describe(bundle: Bundle, controllers: Sequence[str]) -> Birth:
+    """Return a device's self-description."""
+    context = bundle.context
+    return Birth(
+        library=bundle.manifest.library,
+        bundle=bundle.digest,
+        controllers=list(controllers)[:64],
+        observation=schema_hash(),
+        branches=[branch.name for branch in bundle.space.branches],
+        classes=list(bundle.classes),
+        fps=context.fps,
+        deadline_s=context.deadline_s,
+        window=context.window,
+    )
