@@ -9,13 +9,15 @@ the last one stacked and divided by their number, so nothing new is needed on a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from adaptsplit.agents.build import POLICY_FILE
 from adaptsplit.agents.policy import Floats32, PolicyController, PolicyNet, load_policy
+from adaptsplit.agents.run_folder import Saveable
 from adaptsplit.errors import ConfigError
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -70,24 +72,38 @@ def members_of(runs: Sequence[Path]) -> list[Path]:
     return found
 
 
-def ensemble(runs: Sequence[Path | str], out: Path | str, name: str = "ensemble") -> PolicyController:
-    """Merge the policies of run folders (or of folders of run folders) and write the run folder ``out``.
+def plain_policies(runs: Sequence[Path | str]) -> tuple[list[Path], list[PolicyController]]:
+    """Return the run folders that ``runs`` name and their policies.
 
-    ConfigError for folders without runs, policies that are no plain networks, or of different spaces, or when ``out``
-    holds other things; DataError for a damaged policy.
+    ConfigError for folders without runs, policies that are no plain networks, or of different spaces; DataError for a
+    damaged policy.
     """
-    folders, target = members_of([Path(run) for run in runs]), Path(out)
+    folders = members_of([Path(run) for run in runs])
     policies = [load_policy(folder / POLICY_FILE) for folder in folders]
     plain = [policy for policy in policies if isinstance(policy, PolicyController)]
     if len(plain) < len(policies):
         raise ConfigError("an ensemble takes plain networks; trees, tables and recurrent policies cannot be merged")
     if any(policy.space != plain[0].space for policy in plain):
         raise ConfigError("policies of different decision spaces; an ensemble takes runs on one scenario")
-    if target.exists() and any(target.iterdir()) and not (target / ENSEMBLE_FILE).is_file():
-        raise ConfigError(f"{target}: exists and is no ensemble; name another folder with --out")
+    return folders, plain
+
+
+def write_members(policy: Saveable, members: Sequence[Path], out: Path, more: Mapping[str, Any] | None = None) -> None:
+    """Write the run folder of an ensemble: the policy, and who its members are; ConfigError when ``out`` is not one."""
+    if out.exists() and any(out.iterdir()) and not (out / ENSEMBLE_FILE).is_file():
+        raise ConfigError(f"{out}: exists and is no ensemble; name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    policy.save(out / POLICY_FILE)
+    value = {"schema": SCHEMA, "members": [str(folder) for folder in members], **(more or {})}
+    (out / ENSEMBLE_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def ensemble(runs: Sequence[Path | str], out: Path | str, name: str = "ensemble") -> PolicyController:
+    """Merge the policies of run folders (or of folders of run folders) and write the run folder ``out``.
+
+    Errors as of ``plain_policies`` and ``write_members``.
+    """
+    folders, plain = plain_policies(runs)
     merged = PolicyController(name, plain[0].space, merge([policy.net for policy in plain]))
-    target.mkdir(parents=True, exist_ok=True)
-    merged.save(target / POLICY_FILE)
-    value = {"schema": SCHEMA, "members": [str(folder) for folder in folders]}
-    (target / ENSEMBLE_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_members(merged, folders, Path(out))
     return merged

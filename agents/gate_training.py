@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pydantic import Field
 
+from adaptsplit.agents.best_static import best_static
 from adaptsplit.agents.build import make_controller
 from adaptsplit.agents.gate import INPUTS, Branching, GateController, cheapest_first
 from adaptsplit.agents.policy import Layers
@@ -27,7 +28,6 @@ from adaptsplit.agents.validation import ValidationPoint, Validator
 from adaptsplit.config import Config
 from adaptsplit.controller import Controller
 from adaptsplit.decision import Decision
-from adaptsplit.envs import build_world, episode_seeds
 from adaptsplit.envs.sb3 import SplitVecEnv
 from adaptsplit.errors import MissingExtraError
 
@@ -134,13 +134,10 @@ def resource_cost(scenario: Scenario, weight: float) -> Array:
     return np.asarray(weight * payload / max(float(payload.max()), 1.0))
 
 
-def best_static(scenario: Scenario) -> StaticController:
+def static_task(scenario: Scenario) -> StaticController:
     """Return the static decision that earns most on a few episodes of the train split."""
-    from adaptsplit.evaluation.grid import run_static
-
-    world, seeds = build_world(scenario, "train"), episode_seeds(0, STATIC_EPISODES, "train")
-    earned = [float(scenario.objective.reward(o).mean()) for o in run_static(world, scenario.space.table, seeds)]
-    return StaticController(scenario.space, Decision(*(int(i) for i in scenario.space.table[int(np.argmax(earned))])))
+    decision = scenario.space.table[best_static(scenario, STATIC_EPISODES)]
+    return StaticController(scenario.space, Decision(*(int(i) for i in decision)))
 
 
 def export_gate(model: TD3) -> Layers:
@@ -221,7 +218,7 @@ def train_gate(
     ``out``. ConfigError for a folder in use or a task policy that cannot be saved.
     """
     p = (parameters or GateParameters()).model_copy(update={} if steps is None else {"steps": steps})
-    frozen = make_controller(task, scenario) if isinstance(task, str) else task or best_static(scenario)
+    frozen = make_controller(task, scenario) if isinstance(task, str) else task or static_task(scenario)
     branching = Branching(scenario.space, cheapest_first(scenario.space, scenario.summary()))
     run = Run(scenario, NAME, p, Path(out), seed)
     run.prepare()

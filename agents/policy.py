@@ -241,6 +241,7 @@ PARSERS = {
     "adaptsplit.lookup/1": "adaptsplit.agents.policy_lookup:parse",
     "adaptsplit.online/1": "adaptsplit.agents.online_file:parse_online",
     "adaptsplit.gate/1": "adaptsplit.agents.gate:parse_gate",
+    "adaptsplit.cautious/1": "adaptsplit.agents.policy_cautious:parse_cautious",
 }
 """Who builds the controller of which schema: ``parse(meta, arrays, where, name)``, which raises DataError."""
 

@@ -32,10 +32,10 @@ from adaptsplit.agents.gate import INPUTS, Branching, GateController, cheapest_f
 from adaptsplit.agents.gate_training import (
     GateParameters,
     GateVecEnv,
-    best_static,
     export_gate,
     make_td3,
     resource_cost,
+    static_task,
     train_gate,
 )
 from adaptsplit.agents.hyperparameters import load_parameters
@@ -277,7 +277,7 @@ def test_a_training_leaves_a_run_that_loads_as_a_controller(scenario: Scenario, 
 
 
 def test_the_default_task_is_a_good_static_decision(scenario: Scenario) -> None:
-    chosen = best_static(scenario)
+    chosen = static_task(scenario)
     poor = make_controller("static:deep/3/1.01", scenario)
     validator = Validator(scenario, 8)
     assert validator(chosen).reward > validator(poor).reward
