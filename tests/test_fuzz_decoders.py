@@ -1,7 +1,7 @@
 """Every decoder of bytes from outside: damaged input gives an AdaptsplitError or a valid result, in bounded work.
 
-Targets: messages of both planes, containers of features and images, signature, manifest, YAML, every schema of
-``policy.npz``, what a learner kept. Seeds come from our own encoders; mutations are deterministic
+Targets: messages of both planes, containers of every family of codecs, prior tables, signature, manifest, YAML, every
+schema of ``policy.npz``, what a learner kept. Seeds come from our own encoders; mutations are deterministic
 (``adaptsplit.fuzzing``). ``Target.inputs`` is what fits the suite's time at the decoder's measured speed: 10^5 would
 take minutes where a document is parsed in a millisecond. ADAPTSPLIT_FUZZ=full takes 10^6 of each, ADAPTSPLIT_FUZZ=<n>
 takes n. Whatever was found stands in ``FOUND``.
@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,22 @@ from adaptsplit.agents.gate import INPUTS, Branching, GateController
 from adaptsplit.agents.online import build_online
 from adaptsplit.agents.online_state import OnlineParameters
 from adaptsplit.agents.policy import PARSERS, parse_policy
+from adaptsplit.agents.policy_cautious import CautiousController
 from adaptsplit.agents.policy_lookup import LookupController
 from adaptsplit.agents.policy_recurrent import RecurrentNet, RecurrentPolicyController
 from adaptsplit.agents.policy_tree import TreeController, tree_of
 from adaptsplit.agents.static import StaticController
 from adaptsplit.bundle import _build
 from adaptsplit.bundle_manifest import parse_manifest
-from adaptsplit.codecs import build_container, decode_container, get_codec, parse_container
+from adaptsplit.codecs import (
+    PriorTable,
+    build_container,
+    decode_container,
+    fit_prior,
+    get_codec,
+    parse_container,
+    register_prior,
+)
 from adaptsplit.codecs.container import FIRST_IMAGE_KIND
 from adaptsplit.config import MAX_YAML_BYTES, parse, parse_yaml
 from adaptsplit.decision import BranchSpec, DecisionSpace
@@ -148,12 +158,40 @@ def read_container(data: bytes) -> None:
     assert np.isfinite(decoded).all()
 
 
-def container_target(codecs: Sequence[str], values: Any, inputs: int) -> Target:
-    chosen: list[Any] = [get_codec(name) for name in codecs]
+@functools.lru_cache
+def prior() -> PriorTable:
+    return fit_prior(np.stack([FEATURES, 2 * FEATURES, -FEATURES]), 8)
+
+
+def codec_target(family: str) -> Target:
+    """Containers of one family of codecs: of small maps where half of all values is 0, or of an image."""
+    chosen: list[Any] = [register_prior(prior()) if name == "prior" else get_codec(name) for name in CODECS[family]]
+    values: Any = PICTURE if family in ("webp", "jpeg") else FEATURES.clip(0, None)
     whole: list[bytes] = [codec.encode(values) for codec in chosen]
     mutators = [fz.sealed_of(data[:-4], sealed) for data in whole]
     mutators += [functools.partial(_other_container, data) for data in whole]
-    return Target(whole, mutators, read_container, inputs)
+    if family == "prior":  # every payload but those of an encoder is refused: some are of one, of any features
+        mutators.append(lambda rng: chosen[0].encode(np.full((3, 2, 2), rng.gauss(0, 9), np.float32)))
+    return Target(whole, mutators, read_container, 20_000)
+
+
+def prior_table_target() -> Target:
+    place = scratch() / "prior.npz"
+    prior().save(place)
+    data = place.read_bytes()
+
+    def read(content: bytes) -> None:
+        table = PriorTable.parse(content, "prior.npz")
+        assert np.isfinite(table.restore(table.symbols(np.full((len(table.scale), 1, 1), 1e4, np.float32)))).all()
+
+    return Target([data], [fz.bytes_of(data), functools.partial(_other_table, arrays_of(data))], read, 4_000)
+
+
+def _other_table(arrays: dict[str, NDArray[Any]], rng: random.Random) -> bytes:
+    """A prior table one array of which has another type, shape or number."""
+    name = rng.choice(sorted(arrays))
+    changed = {**arrays, name: fz.other_array(arrays[name], rng)}
+    return fz.zip_bytes({f"{key}.npy": fz.npy_bytes(value) for key, value in changed.items()})
 
 
 def _other_container(data: bytes, rng: random.Random) -> bytes:
@@ -257,6 +295,8 @@ def policies() -> dict[str, bytes]:
         "gate": GateController("g", StaticController(SPACE, SPACE.parse("stem/1/0.8")), gate, layers(INPUTS, 4, 1)),
         "gate-network": GateController("g", network, gate, layers(INPUTS, 4, 1)),
     }
+    values = tuple(PolicyNet(layers(obs.SIZE, 8, rows), "relu", "flat") for _ in range(2))
+    made["cautious"] = CautiousController("c", SPACE, values, 0, 1.0)
     return {name: _saved(controller.save) for name, controller in made.items()}
 
 
@@ -267,10 +307,12 @@ def _saved(save: Callable[[Path], object]) -> bytes:
 
 
 @functools.lru_cache
-def scratch() -> Path:
-    from tempfile import mkdtemp
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="adaptsplit-fuzz-")  # removed with the process
 
-    return Path(mkdtemp(prefix="adaptsplit-fuzz-"))
+
+def scratch() -> Path:
+    return Path(_folder().name)
 
 
 def read_policy_file(data: bytes) -> None:
@@ -308,14 +350,22 @@ def learner_target() -> Target:
 
 FEATURES = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
-CODECS = [f"q{bits}{share}-{how}" for bits in (2, 3, 8) for share in "tc" for how in ("zstd", "fast")]
-CODECS += ["q4t-context", "q6c-context"]
-POLICIES = ("policy", "recurrent", "tree", "lookup", "online", "gate", "gate-network")
+CODECS: dict[str, list[str]] = {
+    **{how: [f"q{bits}{share}-{how}" for bits in (2, 3, 8) for share in "tc"] for how in ("zstd", "fast")},
+    "context": ["q2c-context", "q4t-context", "q6c-context", "q8t-context"],
+    "rle": ["q2t-rle", "q4c-rle", "q8t-rle"],
+    "rans": ["q2t-rans", "q3c-rans", "q4t-rans"],
+    "slicer": ["slicer-k25-d10", "slicer-k50-d20", "slicer-k100-d30"],
+    "prior": ["prior"],
+    "webp": ["webp-50"],
+    "jpeg": ["jpeg-50"],
+}
+POLICIES = ("policy", "recurrent", "tree", "lookup", "online", "gate", "gate-network", "cautious")
 TARGETS: dict[str, Callable[[], Target]] = {
     "message": message_target,
     "control": control_target,
-    "features": lambda: container_target(CODECS, FEATURES, 30_000),
-    "images": lambda: container_target(["webp-50", "jpeg-50"], PICTURE, 10_000),
+    **{f"codec-{family}": functools.partial(codec_target, family) for family in CODECS},
+    "prior-table": prior_table_target,
     "signature": signature_target,
     "manifest": manifest_target,
     "yaml": yaml_target,
