@@ -1,13 +1,18 @@
-"""Bytes, quality and speed of ours and other coders on the same quantised activations, in one run.
+"""Bytes, quality and speed of ours and other coders on the same activations, in one run.
 
+    python benchmarks/codecs.py                    # the packaged model on synthetic frames; --quick for a glance
     python benchmarks/codecs.py --model MODEL --frames tiles:img_eurosat_rgb/eurosat_rgb_15000.tar --data DATA
 
 Tensors: bottlenecks and the trunk's last map of a model folder (trained), and maps of ResNet-18 (He et al., 2016; of
 64x16x16, 128x28x28, 256x14x14) on the same frames, with random weights and batch statistics: no weights are fetched.
-``context`` and ``zstd-19`` are the coders alone, on codes (packed as in ``adaptsplit.codecs.features``); ``fast`` and
-``codec-context`` are whole codecs, from floats to container. ``order-0`` is the entropy of the codes, a length without
-a coder; ``model`` the context model's own code length. lz4, blosc2 and constriction take part where installed.
-Quality is the signal-to-noise ratio of the decoded features in dB, of images the PSNR.
+``context``, ``zstd-19`` and other names without ``codec-`` are coders alone, on codes (packed as in
+``adaptsplit.codecs.features``); ``fast`` and ``codec-...`` are whole codecs, from floats to container, ``slicer-...``
+too (bits 0: it chooses them). ``order-0`` is the entropy of the codes, a length without a coder; ``model`` the context
+model's own code length. ``codec-prior`` is fitted on frames of another split. lz4, blosc2 and constriction take part
+where installed. Quality is the signal-to-noise ratio of the decoded features in dB, of images the PSNR.
+
+A second table, ``accuracy``, says what the cut without a bottleneck (the trunk's map) costs through each codec: bytes,
+how many times smaller than raw float32, share of right cells, and points lost against the uncompressed map.
 """
 
 from __future__ import annotations
@@ -23,19 +28,27 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from codec_tensors import accuracy, model_tensors, resnet_tensors, tail_of, trunk_maps
 
-from adaptsplit.codecs import feature_codecs, image_codecs
+from adaptsplit.codecs import PriorCodec, decode_container, feature_codecs, fit_prior, get_codec, image_codecs
 from adaptsplit.codecs.context import read_coded, write_coded
 from adaptsplit.codecs.context_compile import intervals
 from adaptsplit.codecs.packing import pack
 from adaptsplit.codecs.quantise import Grid
-from adaptsplit.frames import open_frames
-from adaptsplit.runtime import DeviceRuntime, ModelFolder
-from adaptsplit.runtime.sessions import run_session, to_input
+from adaptsplit.frames import Frame, open_frames
 
 LAYOUT = {2: 2, 3: 4, 4: 4, 6: 8, 8: 8}
 BITS = (2, 4, 6, 8)
 IMAGES = ("webp-75", "jpeg-75")
+WHOLE = {"fast": "fast", **{f"codec-{kind}": kind for kind in ("context", "zstd", "rle", "rans")}}
+SLICERS = ("slicer-k50-d15", "slicer-k75-d20", "slicer-k100-d15", "slicer-k100-d30")
+ACCURACY = (
+    *("slicer-k25-d10", "slicer-k50-d10", "slicer-k75-d15", "slicer-k75-d20", "slicer-k100-d15", "slicer-k100-d30"),
+    *(f"q{bits}t-{kind}" for bits in (2, 3, 4, 8) for kind in ("context", "rans", "rle", "zstd")),
+    *("q2c-context", "q3c-context"),
+)
+DRAWN = ("context", "zstd-19", "zlib-6", "constriction", "zstd-1", "blosc2", "lz4", "fast", "codec-rle", "codec-rans")
+PACKAGED = Path(__file__).resolve().parents[1] / "adaptsplit" / "data" / "flight" / "model"
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,17 @@ class Row:
     encode_mvalues_s: float | None
     decode_mvalues_s: float | None
     quality: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a codec at the cut without a bottleneck leaves: means over frames; ``points`` of accuracy lost."""
+
+    codec: str
+    bytes: float
+    ratio: float
+    accuracy: float
+    points: float
 
 
 Coder = tuple[Callable[[], bytes], Callable[[bytes], Any]]
@@ -75,7 +99,8 @@ def _optional(packed: bytes) -> Iterator[tuple[str, Coder]]:
     try:
         import blosc2
 
-        yield "blosc2", (lambda: blosc2.compress2(packed), blosc2.decompress2)
+        blosc2.set_nthreads(1)
+        yield "blosc2", (lambda: blosc2.compress2(packed, typesize=1), blosc2.decompress2)
     except ImportError:
         pass
 
@@ -123,7 +148,7 @@ def snr_db(true: np.ndarray, decoded: np.ndarray) -> float:
     return 10 * float(np.log10(max(float(np.var(true)), 1e-30) / max(noise, 1e-30)))
 
 
-def measure(name: str, values: np.ndarray, bits: int) -> list[Row]:
+def measure(name: str, values: np.ndarray, bits: int, prior: PriorCodec) -> list[Row]:
     """All rows of one tensor at one width."""
     grid, shape = Grid(bits, name.startswith("bottleneck")), values.shape
     head, codes = grid.quantise(values)
@@ -140,14 +165,20 @@ def measure(name: str, values: np.ndarray, bits: int) -> list[Row]:
     for codec, (encode, decode) in coders(codes, shape, bits):
         data = encode()
         add(codec, len(data), best(encode), best(lambda decode=decode, data=data: decode(data)))  # type: ignore[misc]
-    for codec, kind in (("fast", "fast"), ("codec-context", "context"), ("codec-zstd", "zstd")):
-        whole = feature_codecs.get(f"{grid.prefix}-{kind}")
-        data = whole.encode(values)
-        add(codec, len(data), best(lambda: whole.encode(values)), best(lambda: whole.decode(data)))  # noqa: B023
     other = constriction_row(codes)
     if other is not None:
         add("constriction", *other)
-    return rows
+    rows += [whole(name, bits, label, f"{grid.prefix}-{kind}", values) for label, kind in WHOLE.items()]
+    return [*rows, whole(name, bits, "codec-prior", prior, values)]
+
+
+def whole(name: str, bits: int, label: str, codec: str | PriorCodec, values: np.ndarray) -> Row:
+    """Row of a whole codec, from floats to container and back."""
+    chosen: Any = get_codec(codec) if isinstance(codec, str) else codec
+    data = chosen.encode(values)
+    times = best(lambda: chosen.encode(values)), best(lambda: chosen.decode(data))
+    quality = snr_db(values, chosen.decode(data))
+    return Row(name, bits, label, len(data), *(values.size / time / 1e6 for time in times), quality)
 
 
 def measure_image(image: np.ndarray) -> list[Row]:
@@ -160,56 +191,6 @@ def measure_image(image: np.ndarray) -> list[Row]:
         speeds = [image.size / best(run) / 1e6 for run in (lambda: codec.encode(image), lambda: codec.decode(data))]  # noqa: B023
         rows.append(Row("image 3x256x256", 8, name, len(data), *speeds, 10 * float(np.log10(255**2 / error))))
     return rows
-
-
-def model_tensors(folder: Path, images: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """(n, C, H, W) activations of a model folder, by name."""
-    device = DeviceRuntime(ModelFolder.open(folder))
-    card, found = device.folder.card, {}
-    for branch in card.branches:
-        maps = np.stack([device.head(branch.name, image).features for image in images])
-        found[f"bottleneck {branch.name} {'x'.join(map(str, maps.shape[1:]))}"] = maps
-    session = device._sessions.get("trunk.onnx")
-    feeds = [{"image": to_input(image, card.input.height, card.input.width)} for image in images]
-    trunk = np.stack([run_session(session, feed)[0][0] for feed in feeds])
-    found[f"trunk {'x'.join(map(str, trunk.shape[1:]))}"] = trunk
-    return found
-
-
-def resnet_tensors(images: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """(n, C, H, W) maps of ResNet-18 with He-initialised weights (seed 0); empty without torch."""
-    try:
-        import torch
-        from torch import nn
-    except ImportError:
-        return {}
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-    def unit(inputs: int, outputs: int, size: int, stride: int) -> nn.Sequential:
-        conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-    def block(x: Any, width: int, stride: int) -> Any:
-        inputs = x.shape[1]
-        y = unit(width, width, 3, 1)(torch.relu(unit(inputs, width, 3, stride)(x)))
-        return torch.relu(y + (x if stride == 1 and inputs == width else unit(inputs, width, 1, stride)(x)))
-
-    def maps(side: int) -> list[Any]:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-        x = nn.functional.interpolate((pixels - 0.45) / 0.22, side, mode="area")
-        x = nn.functional.max_pool2d(torch.relu(unit(3, 64, 7, 2)(x)), 3, 2, 1)
-        found = []
-        for width, stride in ((64, 1), (128, 2), (256, 2)):
-            x = block(block(x, width, stride), width, 1)
-            found.append(x)
-        return found
-
-    with torch.no_grad():
-        small, large = maps(64), maps(224)
-    tensors = {"64x16x16": small[0], "128x28x28": large[1], "256x14x14": large[2]}
-    return {f"resnet18 {name}": tensor.numpy() for name, tensor in tensors.items()}
 
 
 def mean_rows(groups: list[list[Row]]) -> list[Row]:
@@ -233,42 +214,86 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def accuracy_table(answers: list[Answer]) -> str:
+    """Plain-text table."""
+    lines = [f"{'trunk, codec':<18}{'bytes':>9}{'smaller':>9}{'accuracy':>10}{'points lost':>13}"]
+    for row in answers:
+        lines.append(f"{row.codec:<18}{row.bytes:>9.0f}{row.ratio:>8.1f}x{row.accuracy:>10.4f}{row.points:>13.2f}")
+    return "\n".join(lines)
+
+
 def plot(rows: list[Row], path: Path) -> None:
-    """Bytes relative to order-0 entropy against encoding speed, one point per tensor, width and codec."""
+    """Bytes relative to order-0 entropy against encoding speed: a point per tensor and width, a colour per codec."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     floor = {(row.tensor, row.bits): row.bytes for row in rows if row.codec == "order-0"}
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="encode, million values/s", ylabel="bytes / order-0 entropy")
-    for codec in sorted({row.codec for row in rows if row.encode_mvalues_s and (row.tensor, row.bits) in floor}):
-        chosen = [row for row in rows if row.codec == codec]
+    for index, codec in enumerate(DRAWN):
+        chosen = [row for row in rows if row.codec == codec and (row.tensor, row.bits) in floor]
         ratios = [row.bytes / floor[row.tensor, row.bits] for row in chosen]
-        axes.plot([row.encode_mvalues_s for row in chosen], ratios, "o", ms=4, label=codec)
-    axes.legend(fontsize=8)
+        speeds = [row.encode_mvalues_s for row in chosen]
+        axes.plot(speeds, ratios, "ox^s"[index % 4], ms=5, color=colormaps["tab10"](index), label=codec)
+    axes.axhline(1, color="0.7", lw=1)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)
 
 
-def main() -> None:
-    """Print a table, or JSON with ``--json``; ``--plot FILE`` draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="model folder; without it only ResNet-18 and images")
-    parser.add_argument("--frames", default="flight")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--quick", action="store_true", help="two frames and 4 bits only")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plot", type=Path)
-    o = parser.parse_args()
-    source = open_frames(o.frames, split="test", data=o.data)
-    places = np.linspace(0, len(source) - 1, 2 if o.quick else 6).astype(int)
-    images = [source.frame(int(place)).image for place in places]
-    tensors = {**(model_tensors(o.model, images) if o.model else {}), **resnet_tensors(images)}
+def measure_all(o: argparse.Namespace, images: list[np.ndarray]) -> list[Row]:
+    """Rows of every tensor and of the images."""
+    fitted = frames_of(o, "calibration", 4 if o.quick else 24)[1]
+    tensors = {**model_tensors(o.model, images), **resnet_tensors(images)}
+    others = {**model_tensors(o.model, fitted), **resnet_tensors(fitted)}
     rows = mean_rows([measure_image(image) for image in images])
     for name, maps in tensors.items():
         for bits in (4,) if o.quick else BITS:
-            rows += mean_rows([measure(name, np.ascontiguousarray(values), bits) for values in maps])
+            prior = PriorCodec(fit_prior(others[name], 1 << bits))
+            rows += mean_rows([measure(name, np.ascontiguousarray(values), bits, prior) for values in maps])
+        if not name.startswith("bottleneck"):
+            rows += mean_rows([[whole(name, 0, codec, codec, values) for codec in SLICERS] for values in maps])
+    return rows
+
+
+def measure_accuracy(o: argparse.Namespace) -> list[Answer]:
+    """What the cut without a bottleneck costs through each codec."""
+    frames, images = frames_of(o, "test", 12 if o.quick else o.accuracy_frames)
+    maps, answer = trunk_maps(o.model, images), tail_of(o.model)
+    reference, raw = accuracy(answer, maps, frames), maps[0].size * 4
+    found = [Answer("raw float32", raw, 1.0, reference, 0.0)]
+    for name in ACCURACY:
+        codec: Any = feature_codecs.get(name)
+        data = [codec.encode(values) for values in maps]
+        size = float(np.mean([len(container) for container in data]))
+        kept = accuracy(answer, [decode_container(container) for container in data], frames)
+        found.append(Answer(name, size, raw / size, kept, 100 * (reference - kept)))
+    return found
+
+
+def frames_of(o: argparse.Namespace, split: str, count: int) -> tuple[list[Frame], list[np.ndarray]]:
+    """``count`` frames at equal distances over a split, and their images."""
+    source = open_frames(o.frames, split=split, data=o.data)
+    frames = [source.frame(int(place)) for place in np.linspace(0, len(source) - 1, count).astype(int)]
+    return frames, [frame.image for frame in frames]
+
+
+def main() -> None:
+    """Print two tables, or JSON with ``--json``; ``--plot FILE`` draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=PACKAGED, help="model folder (default: the packaged one)")
+    parser.add_argument("--frames", default="flight")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--accuracy-frames", type=int, default=200, help="frames of the accuracy table")
+    parser.add_argument("--quick", action="store_true", help="two frames and 4 bits only; accuracy on 12 frames")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path)
+    o = parser.parse_args()
+    rows = measure_all(o, frames_of(o, "test", 2 if o.quick else 6)[1])
+    answers = measure_accuracy(o)
     if o.plot:
         plot(rows, o.plot)
-    print(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2) if o.json else table(rows))
+    document = {"rows": [asdict(row) for row in rows], "accuracy": [asdict(answer) for answer in answers]}
+    print(json.dumps(document, indent=2) if o.json else f"{table(rows)}\n\n{accuracy_table(answers)}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from adaptsplit.codecs.context import CODED, CONTEXT_KIND, MAX_CODED_CHANNELS, M
 from adaptsplit.codecs.context_compile import intervals, is_compiled
 from adaptsplit.codecs.context_kernel import CHANNEL_ROW, STATE_WORDS, WIDTH
 from adaptsplit.codecs.context_tables import fresh_tables
-from adaptsplit.codecs.fastpath import FAST_KIND, STORAGE_SHIFT, _pack_wide
+from adaptsplit.codecs.fastpath import FAST_KIND, _pack_wide
 from adaptsplit.codecs.features import PACKED, ZSTD
+from adaptsplit.codecs.grid_codec import STORAGE_SHIFT
 from adaptsplit.codecs.packing import pack, packed_size
 from adaptsplit.codecs.quantise import BITS, Grid
 from adaptsplit.errors import CodecError

@@ -172,7 +172,7 @@ def codec_target(family: str) -> Target:
     mutators += [functools.partial(_other_container, data) for data in whole]
     if family == "prior":  # every payload but those of an encoder is refused: some are of one, of any features
         mutators.append(lambda rng: chosen[0].encode(np.full((3, 2, 2), rng.gauss(0, 9), np.float32)))
-    return Target(whole, mutators, read_container, 20_000)
+    return Target(whole, mutators, read_container, 10_000)
 
 
 def prior_table_target() -> Target:

@@ -9,14 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from adaptsplit.codecs.base import FeatureCodec, Features, Image, ImageCodec, feature_codecs, image_codecs
 from adaptsplit.codecs.container import Container, build_container, parse_container
-from adaptsplit.codecs.context import CONTEXT_BY_GRID, CONTEXT_KIND, ContextCodec
-from adaptsplit.codecs.fastpath import FAST_BY_GRID, FAST_KIND, FastCodec, expect
+from adaptsplit.codecs.context import ContextCodec
+from adaptsplit.codecs.fastpath import FastCodec
 from adaptsplit.codecs.features import UNIFORM_BY_KIND, UniformCodec
+from adaptsplit.codecs.grid_codec import GRID_FAMILIES, GridCodec, grid_codec_of
 from adaptsplit.codecs.images import PILLOW_BY_KIND, PillowCodec
+from adaptsplit.codecs.prior import PRIOR_KIND, PriorCodec, PriorTable, fit_prior, prior_of, register_prior
+from adaptsplit.codecs.runlength import RunLengthCodec
+from adaptsplit.codecs.slicer import SLICER_KIND, SlicerCodec, slicer_of
+from adaptsplit.codecs.sparse_rans import SparseRansCodec
 from adaptsplit.errors import CodecError, UnknownNameError
 from adaptsplit.registry import did_you_mean
 
@@ -27,14 +30,21 @@ __all__ = [
     "FeatureCodec",
     "ImageCodec",
     "PillowCodec",
+    "PriorCodec",
+    "PriorTable",
+    "RunLengthCodec",
+    "SlicerCodec",
+    "SparseRansCodec",
     "UniformCodec",
     "build_container",
     "codec_of",
     "decode_container",
     "feature_codecs",
+    "fit_prior",
     "get_codec",
     "image_codecs",
     "parse_container",
+    "register_prior",
 ]
 
 
@@ -48,16 +58,17 @@ def get_codec(name: str) -> FeatureCodec | ImageCodec:
     raise UnknownNameError(f"unknown codec {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
-def codec_of(container: Container) -> UniformCodec | FastCodec | ContextCodec | PillowCodec:
+def codec_of(container: Container) -> UniformCodec | GridCodec | SlicerCodec | PriorCodec | PillowCodec:
     """Return the codec that made ``container``; CodecError when there is none."""
     uniform = UNIFORM_BY_KIND.get(container.kind)
     if uniform is not None:
         return uniform
-    if container.kind in (CONTEXT_KIND, FAST_KIND):
-        grid = expect(container, container.kind, "context or fast")
-        by_grid: Mapping[tuple[int, bool], ContextCodec | FastCodec]
-        by_grid = CONTEXT_BY_GRID if container.kind == CONTEXT_KIND else FAST_BY_GRID
-        return by_grid[grid.bits, grid.per_channel]
+    if container.kind in GRID_FAMILIES:
+        return grid_codec_of(container)
+    if container.kind == SLICER_KIND:
+        return slicer_of(container)
+    if container.kind == PRIOR_KIND:
+        return prior_of(container)
     pillow = PILLOW_BY_KIND.get((container.kind, container.form))
     if pillow is None:
         raise CodecError(f"codec bytes {container.kind:#x}/{container.form}: no codec of this release wrote them")

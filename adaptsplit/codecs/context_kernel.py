@@ -1,8 +1,9 @@
 """The arithmetic of the context coder: models, mixing and rANS, on integers alone.
 
 Every function here is plain Python on sequences of integers. numba compiles these very functions where it is installed
-(``context_compile``); elsewhere they run on lists, about a thousand times slower, and give the same bytes. No float
-takes part, so every machine agrees.
+(``context_compile``; of ``find``, ``find_one`` and ``learn`` it takes the forms of ``context_vector``, which do a whole
+row at once); elsewhere they run on lists, about a thousand times slower, and give the same bytes. No float takes part,
+so every machine agrees.
 
 A *row* is 16 cumulative frequencies of one context, of 2**15 in all; entries beyond the alphabet are 2**15. A symbol is
 coded with the mean of three rows (weights 2, 1, 1); each row then moves towards the symbol by 1 / 2**rate, slower the
@@ -47,37 +48,37 @@ def cross_row(left: int, up: int, previous: int) -> int:
     return CROSS_ROW + ((left + up + 1) >> 1) * WIDTH + previous
 
 
-def below(a: Ints, b: Ints, c: Ints, symbol: int) -> int:
+def below(rows: Ints, a: int, b: int, c: int, symbol: int) -> int:
     """Cumulative frequency, of 2**16, below ``symbol``: the mean of rows ``a`` (twice), ``b`` and ``c``."""
-    return int(2 * a[symbol] + b[symbol] + c[symbol]) >> 1 if symbol < WIDTH else _SCALE
+    return int(2 * rows[a][symbol] + rows[b][symbol] + rows[c][symbol]) >> 1 if symbol < WIDTH else _SCALE
 
 
-def find(a: Ints, b: Ints, c: Ints, slot: int) -> int:
+def find(rows: Ints, a: int, b: int, c: int, slot: int) -> int:
     """Symbol whose interval of the mixed row holds ``slot``, by bisection."""
-    symbol = 8 * int((2 * a[8] + b[8] + c[8]) >> 1 <= slot)
+    symbol = 8 if below(rows, a, b, c, 8) <= slot else 0
     for step in (4, 2, 1):
-        at = symbol + step
-        symbol += step * int((2 * a[at] + b[at] + c[at]) >> 1 <= slot)
+        symbol += step if below(rows, a, b, c, symbol + step) <= slot else 0
     return symbol
 
 
-def below_one(row: Ints, symbol: int) -> int:
+def below_one(rows: Ints, row: int, symbol: int) -> int:
     """As ``below``, of a single row."""
-    return int(row[symbol] << 1) if symbol < WIDTH else _SCALE
+    return int(2 * rows[row][symbol]) if symbol < WIDTH else _SCALE
 
 
-def find_one(row: Ints, slot: int) -> int:
+def find_one(rows: Ints, row: int, slot: int) -> int:
     """As ``find``, in a single row."""
-    symbol = 8 * int(row[8] << 1 <= slot)
+    symbol = 8 if below_one(rows, row, 8) <= slot else 0
     for step in (4, 2, 1):
-        symbol += step * int(row[symbol + step] << 1 <= slot)
+        symbol += step if below_one(rows, row, symbol + step) <= slot else 0
     return symbol
 
 
-def learn(row: Ints, target: Ints, rate: int) -> None:
-    """Move a row towards the row ``target`` of certainty."""
+def learn(rows: Ints, index: int, targets: Ints, target: int, rate: int) -> None:
+    """Move row ``index`` towards row ``target`` of ``targets``, by 1 / 2**rate of the way."""
+    row, aim = rows[index], targets[target]
     for i in range(WIDTH):
-        row[i] += (target[i] - row[i]) >> rate
+        row[i] += (aim[i] - row[i]) >> rate
 
 
 def rate_of(counts: Ints, rates: Ints, index: int) -> int:
@@ -109,18 +110,18 @@ def model(high: Ints, fine: Ints, shape: Ints, rows: Ints, counts: Ints, rates: 
                 a = spatial_row(left, up, up_left, up_right)
                 b = cross_row(left, up, high[place - area])
                 symbol = high[place]
-                start = below(rows[a], rows[b], rows[c], symbol)
-                out[at] = start << _INTERVAL_BITS | (below(rows[a], rows[b], rows[c], symbol + 1) - start)
+                start = below(rows, a, b, c, symbol)
+                out[at] = start << _INTERVAL_BITS | (below(rows, a, b, c, symbol + 1) - start)
                 at += 1
-                learn(rows[a], targets[symbol], rate_of(counts, rates[0], a))
-                learn(rows[b], targets[symbol], rate_of(counts, rates[0], b))
-                learn(rows[c], targets[symbol], rate_of(counts, rates[0], c))
+                learn(rows, a, targets, symbol, rate_of(counts, rates[0], a))
+                learn(rows, b, targets, symbol, rate_of(counts, rates[0], b))
+                learn(rows, c, targets, symbol, rate_of(counts, rates[0], c))
                 if bits > 4:
                     row, value = FINE_ROW + symbol, fine[place - area]
-                    start = below_one(rows[row], value)
-                    out[at] = start << _INTERVAL_BITS | (below_one(rows[row], value + 1) - start)
+                    start = below_one(rows, row, value)
+                    out[at] = start << _INTERVAL_BITS | (below_one(rows, row, value + 1) - start)
                     at += 1
-                    learn(rows[row], targets[WIDTH + value], rate_of(counts, rates[1], row))
+                    learn(rows, row, targets, WIDTH + value, rate_of(counts, rates[1], row))
                 up_left, left = up, symbol
                 place += 1
 
@@ -170,26 +171,26 @@ def read(
                 a = spatial_row(left, up, up_left, up_right)
                 b = cross_row(left, up, high[place - area])
                 slot = state & _MASK
-                symbol = find(rows[a], rows[b], rows[c], slot)
-                start = below(rows[a], rows[b], rows[c], symbol)
-                end = below(rows[a], rows[b], rows[c], symbol + 1)
+                symbol = find(rows, a, b, c, slot)
+                start = below(rows, a, b, c, symbol)
+                end = below(rows, a, b, c, symbol + 1)
                 state = (end - start) * (state >> SCALE_BITS) + slot - start
                 if state < STATE_LOW:
                     at -= 1
                     state = state << 16 | words[max(at, 0)]
-                learn(rows[a], targets[symbol], rate_of(counts, rates[0], a))
-                learn(rows[b], targets[symbol], rate_of(counts, rates[0], b))
-                learn(rows[c], targets[symbol], rate_of(counts, rates[0], c))
+                learn(rows, a, targets, symbol, rate_of(counts, rates[0], a))
+                learn(rows, b, targets, symbol, rate_of(counts, rates[0], b))
+                learn(rows, c, targets, symbol, rate_of(counts, rates[0], c))
                 high[place] = symbol
                 if bits > 4:
                     row, slot = FINE_ROW + symbol, state & _MASK
-                    value = find_one(rows[row], slot)
-                    start, end = below_one(rows[row], value), below_one(rows[row], value + 1)
+                    value = find_one(rows, row, slot)
+                    start, end = below_one(rows, row, value), below_one(rows, row, value + 1)
                     state = (end - start) * (state >> SCALE_BITS) + slot - start
                     if state < STATE_LOW:
                         at -= 1
                         state = state << 16 | words[max(at, 0)]
-                    learn(rows[row], targets[WIDTH + value], rate_of(counts, rates[1], row))
+                    learn(rows, row, targets, WIDTH + value, rate_of(counts, rates[1], row))
                     fine[place - area] = value
                 up_left, left = up, symbol
                 place += 1

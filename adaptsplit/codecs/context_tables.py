@@ -25,6 +25,7 @@ from adaptsplit.codecs.context_kernel import (
 )
 
 Table = NDArray[np.int64]
+Rows = NDArray[np.uint16]
 
 COARSE_BITS = 4
 _TOTAL = 1 << 15
@@ -46,16 +47,16 @@ class ContextTables:
     row learns towards, of every coarse and then of every fine symbol.
     """
 
-    rows: Table
+    rows: Rows
     counts: Table
     rates: Table
-    targets: Table
+    targets: Rows
 
 
 def fresh_tables(bits: int, channels: int) -> ContextTables:
     """Return the tables at the start of a tensor of ``channels`` channels and ``bits`` bits (2, 3, 4, 6 or 8)."""
     known = _known(bits)
-    flat = np.array(_flat(1 << min(bits, COARSE_BITS)), np.int64)
+    flat = np.array(_flat(1 << min(bits, COARSE_BITS)), np.uint16)
     rows = np.concatenate([known.rows, np.broadcast_to(flat, (channels, WIDTH))])
     counts = np.concatenate([known.counts, np.full(channels, _FLAT_COUNT, np.int64)])
     return ContextTables(rows, counts, known.rates, known.targets)
@@ -69,7 +70,7 @@ def _known(bits: int) -> ContextTables:
     counts[FINE_ROW:] = _FINE_COUNT
     rates = [_rates(_STEADY_RATE[coarse]), _rates(_STEADY_FINE_RATE)]
     targets = _targets(coarse, _FLOOR[coarse]) + _targets(fine, _FINE_FLOOR)
-    return ContextTables(np.array(rows, np.int64), counts, np.array(rates, np.int64), np.array(targets, np.int64))
+    return ContextTables(np.array(rows, np.uint16), counts, np.array(rates, np.int64), np.array(targets, np.uint16))
 
 
 def _spatial_rows(size: int) -> list[list[int]]:

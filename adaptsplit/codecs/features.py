@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from adaptsplit.codecs.base import FeatureCodec, Features, feature_codecs
 from adaptsplit.codecs.container import Container, build_container, parse_container
 from adaptsplit.codecs.packing import Codes, pack, packed_size, unpack
-from adaptsplit.codecs.quantise import BITS, FLOAT16_MAX, Grid, outward
+from adaptsplit.codecs.quantise import BITS, Grid, checked_features, outward
 from adaptsplit.errors import CodecError
 
 PACKED, ZSTD = 0, 1
@@ -56,7 +56,7 @@ class UniformCodec:
 
     def encode(self, features: NDArray[Any]) -> bytes:
         """(C, H, W) finite floats -> container; CodecError for another rank, no values, NaN or infinity."""
-        values = _checked(features)
+        values = checked_features(features)
         ranges, low, step = self._ranges(values)
         codes = self._quantise(values, low, step)
         form, stored = _store(codes, self.bits)
@@ -97,15 +97,6 @@ class UniformCodec:
         scale = np.where(step > 0, 1 / np.where(step > 0, step, 1).astype(np.float64), 0.0)
         codes = np.rint((values - low.astype(np.float64)) * scale).clip(0, (1 << self.bits) - 1)
         return codes.astype(np.uint8).ravel()
-
-
-def _checked(features: NDArray[Any]) -> Features:
-    values = np.asarray(features)
-    if values.ndim != 3 or values.size == 0 or values.dtype.kind != "f":
-        raise CodecError(f"features {values.dtype} {values.shape}; expected (C, H, W) floats with at least one value")
-    if not np.isfinite(values).all():
-        raise CodecError("features contain NaN or infinity; repair the model (training diverged?) or its input")
-    return values.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float32)
 
 
 def _store(codes: Codes, bits: int) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ from adaptsplit.errors import CodecError
 
 Codes = NDArray[np.uint8]
 
-_PLANES = {2: (2,), 3: (2, 1), 4: (4,), 6: (4, 2), 8: (8,)}
+_PLANES = {0: (), 1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -22,7 +22,7 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def pack(codes: Codes, bits: int) -> bytes:
-    """(n,) codes below ``2**bits`` -> bytes; ``bits`` is one of 2, 3, 4, 6, 8."""
+    """(n,) codes below ``2**bits`` -> bytes; ``bits`` is 0 to 8."""
     planes, shift = [], bits
     for width in _PLANES[bits]:
         shift -= width

@@ -99,6 +99,16 @@ class Grid:
         return lows.astype(np.float32).reshape(-1, 1, 1), steps.reshape(-1, 1, 1)
 
 
+def checked_features(features: NDArray[Any]) -> Features:
+    """(C, H, W) finite floats -> float32 within the limits of float16; CodecError for anything else."""
+    values = np.asarray(features)
+    if values.ndim != 3 or values.size == 0 or values.dtype.kind != "f":
+        raise CodecError(f"features {values.dtype} {values.shape}; expected (C, H, W) floats with at least one value")
+    if not np.isfinite(values).all():
+        raise CodecError("features contain NaN or infinity; repair the model (training diverged?) or its input")
+    return values.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float32)
+
+
 def outward(value: float, direction: int) -> float:
     """Nearest float16 at or beyond ``value`` in ``direction`` (-1 down, +1 up)."""
     half = np.float16(value)
