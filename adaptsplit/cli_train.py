@@ -20,18 +20,38 @@ if TYPE_CHECKING:
 
 
 def fit(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped recipe (reference, smoke) or YAML file.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped recipe or YAML file; docs/recipes.md.")],
     frames: Frames,
     out: Out,
     data: Data = None,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option("--threads", help="Torch threads (default: all cores).")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events to OUT/tensorboard.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Export 8-bit graphs beside the float ones.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a split model with early exits from scratch, calibrate it and export it to ONNX (resumes if cut off)."""
+    """Train a split model with early exits from scratch, calibrate it and export it to ONNX (resumes if cut off).
+
+    \b
+    Recipes:
+      reference: what the shipped model was trained with; smoke: a tiny model and a few steps.
+      ce, kd, reconstruction, hnd, ghnd, staged: how the bottlenecks learn.
+      exits-joint, exits-separate, exits-distilled: how the exits learn.
+      qat: noise of quantisation; entropic: a learned entropy model on every bottleneck.
+    """
     from adaptsplit.models.fit import fit as fit_model
 
-    result = fit_model(recipe, frames, out, seed=seed, data=data_directory(data), progress=not as_json, threads=threads)
+    result = fit_model(
+        recipe,
+        frames,
+        out,
+        seed=seed,
+        data=data_directory(data),
+        progress=not as_json,
+        threads=threads,
+        tensorboard=tensorboard,
+        int8=int8,
+    )
     document = {
         "model": str(result.folder),
         "accuracy": result.accuracy,

@@ -8,7 +8,6 @@ image -> stem -> trunk stages -> hidden -> tail -> logits                       
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from adaptsplit.errors import ConfigError
-from adaptsplit.models.layers import ConvUnit, Grow, ResidualBlock
+from adaptsplit.models.blocks import Classifier, make_decoder, make_stage, make_strided, make_tail
+from adaptsplit.models.entropy import FactorisedPrior
+from adaptsplit.models.layers import ConvUnit, ResidualBlock, quantise
 from adaptsplit.models.macs import count_macs, count_parameters
-from adaptsplit.models.recipe import CELLS, IMAGE_SIZE, BranchConfig, ModelConfig, StageConfig
+from adaptsplit.models.recipe import IMAGE_SIZE, BranchConfig, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +32,58 @@ class PartInfo:
     parameters: int
 
 
-class Classifier(nn.Module):
-    """Average over each of the 4x4 cells, then one linear map: (n, C, H, W) -> (n, 16, K), cells row-major."""
-
-    def __init__(self, width: int, side: int, classes: int) -> None:
-        super().__init__()
-        if side % CELLS:
-            raise ConfigError(f"a map of side {side} does not divide into {CELLS}x{CELLS} cells; use fewer strides")
-        self.pool = nn.AvgPool2d(side // CELLS)
-        self.linear = nn.Conv2d(width, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of every cell."""
-        logits: Tensor = self.linear(self.pool(x))
-        return logits.flatten(2).transpose(1, 2)
-
-
 class Exit(nn.Module):
-    """An early exit on the device: a few convolutions or none, a classifier, a temperature that divides the logits."""
+    """An early exit on the device: a few convolutions or none, a classifier, a temperature that divides the logits.
+
+    In a cascade ``link`` adds what the exit before it answered, and ``ensemble`` weighs the answers up to this one.
+    """
 
     temperature: Tensor
+    ensemble: Tensor
 
-    def __init__(self, config: BranchConfig, cut: tuple[int, int], classes: int, *, folded: bool) -> None:
+    def __init__(
+        self, config: BranchConfig, cut: tuple[int, int], classes: int, *, folded: bool, before: int | None = None
+    ) -> None:
         super().__init__()
         inputs, side = cut
         widths, size = config.exit, config.exit_size
-        self.body = _strided(inputs, widths, size, folded=folded)
+        self.body = make_strided(inputs, widths, size, folded=folded)
         self.classifier = Classifier((inputs, *widths)[-1], side >> len(widths) if size == 3 else side, classes)
         self.register_buffer("temperature", torch.ones(()))
+        self.link = nn.Linear(classes, classes) if before else None
+        if before is not None:
+            self.register_buffer("ensemble", torch.eye(before + 1)[before])
+
+    def raw(self, x: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """Map the trunk's map at the cut, and the raw logits of the exit before, to raw logits (n, 16, K)."""
+        logits: Tensor = self.classifier(self.body(x))
+        if self.link is None or earlier is None:
+            return logits
+        linked: Tensor = logits + self.link(earlier.detach().softmax(-1))
+        return linked
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the trunk's map at the cut to calibrated logits (n, 16, K)."""
-        logits: Tensor = self.classifier(self.body(x))
-        return logits / self.temperature
+        """Map the trunk's map at the cut to calibrated logits (n, 16, K) of this exit alone."""
+        return self.raw(x) / self.temperature
 
 
 class Branch(nn.Module):
-    """Encoder to the bottleneck, early exit, and the server's decoder back to the trunk's last map."""
+    """Encoder to the bottleneck, early exit, and the server's decoder back to the trunk's last map.
+
+    ``prior`` is the bottleneck's learned entropy model, ``tail`` this branch's own tail; None = not asked for.
+    """
 
     tail_temperature: Tensor
 
     def __init__(
-        self, config: BranchConfig, cut: tuple[int, int], hidden: tuple[int, int], classes: int, *, folded: bool
+        self,
+        config: BranchConfig,
+        model: ModelConfig,
+        cut: tuple[int, int],
+        hidden: tuple[int, int],
+        classes: int,
+        *,
+        folded: bool,
     ) -> None:
         super().__init__()
         self.config = config
@@ -83,13 +94,25 @@ class Branch(nn.Module):
                 f"branch {config.name!r}: {len(config.encoder)} strides take side {cut_side} to "
                 f"{cut_side >> len(config.encoder)}, but the bottleneck says {config.bottleneck[1:]}; make them agree"
             )
+        strided = make_strided(cut[0], config.encoder, folded=folded)
+        strided.extend(
+            ResidualBlock(width, width, folded=folded, groups=model.head_groups) for _ in range(config.depth)
+        )
         self.encoder = nn.Sequential(
-            _strided(cut[0], config.encoder, folded=folded),
+            strided,
             ConvUnit(width, channels, 1, relu=False, affine=False, folded=folded),
         )
-        self.exit = Exit(config, cut, classes, folded=folded)
-        self.decoder = _decoder(config, hidden, folded=folded)
+        before = [branch.name for branch in model.branches].index(config.name) if model.cascade else None
+        self.exit = Exit(config, cut, classes, folded=folded, before=before)
+        self.decoder = make_decoder(config, hidden, folded=folded)
+        self.prior = FactorisedPrior(channels) if model.prior else None
+        own = config.name in model.adapted_tails
+        self.tail = make_tail(model.tail, *hidden, classes, folded=folded) if own else None
         self.register_buffer("tail_temperature", torch.ones(()))
+
+    def coded(self, features: Tensor, bits: int) -> Tensor:
+        """Return ``features`` as the server gets them: on the prior's grid, or of ``bits`` bits per channel's range."""
+        return quantise(features, bits, per_channel=True) if self.prior is None else self.prior.rounded(features)
 
 
 class SplitModel(nn.Module):
@@ -104,25 +127,30 @@ class SplitModel(nn.Module):
     def __init__(self, config: ModelConfig, classes: tuple[str, ...], *, folded: bool = False) -> None:
         super().__init__()
         self.config, self.classes, self.folded = config, classes, folded
-        self.stem = _strided(3, config.stem, folded=folded)
+        self.stem = make_strided(3, config.stem, folded=folded)
         width, side = config.stem[-1], IMAGE_SIZE >> len(config.stem)
         cuts = {"stem": (width, side)}
         self.trunk = nn.ModuleDict()
         for stage in config.trunk:
-            self.trunk[stage.name] = _stage(stage, width, folded=folded)
+            self.trunk[stage.name] = make_stage(stage, width, folded=folded, groups=config.head_groups)
             width, side = stage.width, side // stage.stride
             cuts[stage.name] = (width, side)
         self.cuts, self.hidden_shape = cuts, (width, side, side)
         count = len(classes)
         self.branches = nn.ModuleDict(
-            {b.name: Branch(b, cuts[b.cut], (width, side), count, folded=folded) for b in config.branches}
+            {b.name: Branch(b, config, cuts[b.cut], (width, side), count, folded=folded) for b in config.branches}
         )
-        self.tail = _tail(config.tail, width, side, count, folded=folded)
+        self.tail = make_tail(config.tail, width, side, count, folded=folded)
         self.register_buffer("full_temperature", torch.ones(()))
 
     def branch(self, name: str) -> Branch:
         """Return the branch called ``name``."""
         return cast("Branch", self.branches[name])
+
+    def tail_of(self, name: str) -> nn.Sequential:
+        """Return the tail that answers for branch ``name``: its own, or the shared one."""
+        own = self.branch(name).tail
+        return self.tail if own is None else own
 
     def maps(self, image: Tensor, until: str | None = None) -> dict[str, Tensor]:
         """Return the trunk's maps by cut name, up to and including ``until`` (default: all)."""
@@ -148,13 +176,54 @@ class SplitModel(nn.Module):
     def head(self, name: str, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return what branch ``name`` computes on the device: features (n, C, H, W) and exit logits (n, 16, K)."""
         branch = self.branch(name)
-        at_cut = self.maps(image, branch.config.cut)[branch.config.cut]
-        return branch.encoder(at_cut), branch.exit(at_cut)
+        maps = self.maps(image, self.deepest_cut(name))
+        return branch.encoder(maps[branch.config.cut]), self.exit_answer(name, maps)
+
+    def exits_upto(self, name: str) -> list[str]:
+        """Return the branches whose exits the answer of ``name``'s exit needs, in order; in a cascade all before it."""
+        names = list(self.branches)
+        return names[: names.index(name) + 1] if self.config.cascade else [name]
+
+    def deepest_cut(self, name: str) -> str:
+        """Return the last cut that the head of ``name`` computes."""
+        order = list(self.cuts)
+        return max((self.branch(n).config.cut for n in self.exits_upto(name)), key=order.index)
+
+    def exit_logits(self, maps: dict[str, Tensor], until: str | None = None) -> dict[str, Tensor]:
+        """Return the calibrated logits of every exit by itself (up to ``until``), each linked to the one before."""
+        found: dict[str, Tensor] = {}
+        earlier: Tensor | None = None
+        for name in self.branches if until is None else self.exits_upto(until):
+            branch = self.branch(name)
+            earlier = branch.exit.raw(maps[branch.config.cut], earlier if self.config.cascade else None)
+            found[name] = earlier / branch.exit.temperature
+        return found
+
+    def exit_answer(self, name: str, maps: dict[str, Tensor]) -> Tensor:
+        """Return what ``name``'s exit answers: its own logits, or those of the ensemble up to it (n, 16, K)."""
+        own = self.exit_logits(maps, name)
+        if not self.config.cascade:
+            return own[name]
+        logs = torch.stack([value.log_softmax(-1) for value in own.values()], -1)
+        answer: Tensor = (logs * self.branch(name).exit.ensemble).sum(-1)
+        return answer
 
     def remote(self, name: str, features: Tensor) -> Tensor:
         """Return the tail's logits (n, 16, K) for (dequantised) features of branch ``name``."""
-        logits: Tensor = self.tail(self.branch(name).decoder(features))
+        logits: Tensor = self.tail_of(name)(self.branch(name).decoder(features))
         return logits
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return the modules of the four parts that a training stage can name: trunk, tail, bottlenecks, exits."""
+        branches = [self.branch(name) for name in self.branches]
+        coders: list[nn.Module] = [m for b in branches for m in (b.encoder, b.decoder, b.prior) if m is not None]
+        tails: list[nn.Module] = [self.tail, *(b.tail for b in branches if b.tail is not None)]
+        return {
+            "trunk": [self.stem, self.trunk],
+            "tail": tails,
+            "bottlenecks": coders,
+            "exits": [b.exit for b in branches],
+        }
 
     def depth(self, name: str) -> int:
         """Return after how many trunk stages branch ``name`` leaves (0 = right after the stem)."""
@@ -185,43 +254,11 @@ class SplitModel(nn.Module):
             parts.append(_info(f"{name}.encoder", branch.encoder, cut))
             parts.append(_info(f"{name}.exit", branch.exit, cut))
             parts.append(_info(f"{name}.decoder", branch.decoder, torch.zeros(1, *branch.config.bottleneck)))
+            if branch.tail is not None:
+                parts.append(_info(f"{name}.tail", branch.tail, x))
         return parts
 
 
 def _info(name: str, part: nn.Module, example: Tensor) -> PartInfo:
     macs, shape = count_macs(part, example)
     return PartInfo(name, shape, macs, count_parameters(part))
-
-
-def _strided(inputs: int, widths: tuple[int, ...], size: int = 3, *, folded: bool) -> nn.Sequential:
-    ins = (inputs, *widths)[: len(widths)]
-    stride = 2 if size == 3 else 1
-    return nn.Sequential(*(ConvUnit(a, b, size, stride, folded=folded) for a, b in zip(ins, widths, strict=True)))
-
-
-def _stage(config: StageConfig, inputs: int, *, folded: bool) -> nn.Sequential:
-    first = ResidualBlock(inputs, config.width, config.stride, folded=folded)
-    rest = (ResidualBlock(config.width, config.width, folded=folded) for _ in range(config.blocks - 1))
-    return nn.Sequential(first, *rest)
-
-
-def _tail(stages: tuple[StageConfig, ...], width: int, side: int, classes: int, *, folded: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for stage in stages:
-        layers.append(_stage(stage, width, folded=folded))
-        width, side = stage.width, side // stage.stride
-    return nn.Sequential(*layers, Classifier(width, side, classes))
-
-
-def _decoder(config: BranchConfig, hidden: tuple[int, int], *, folded: bool) -> nn.Sequential:
-    channels, side, _ = config.bottleneck
-    doublings = math.log2(hidden[1] / side)
-    if doublings < 1 or doublings != int(doublings):
-        raise ConfigError(
-            f"branch {config.name!r}: side {side} does not double to {hidden[1]}; use a power of two less"
-        )
-    width = config.decoder
-    layers: list[nn.Module] = [ConvUnit(channels, width, folded=folded)]
-    layers += [Grow(width, width, relu=True, folded=folded) for _ in range(int(doublings) - 1)]
-    layers += [ResidualBlock(width, width, folded=folded), Grow(width, hidden[0], relu=True, folded=folded)]
-    return nn.Sequential(*layers)

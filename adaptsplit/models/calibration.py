@@ -12,8 +12,9 @@ from torch import Tensor
 
 from adaptsplit.frames.base import FrameSource
 from adaptsplit.models.architecture import SplitModel
-from adaptsplit.models.layers import quantise
+from adaptsplit.models.exits import fit_cascade, fit_correctness
 from adaptsplit.models.recipe import Calibration
+from adaptsplit.runtime.exits import TINY, softmax64
 
 BINS = 15
 LOG_RANGE = (-3.0, 3.0)
@@ -131,11 +132,12 @@ def collect(model: SplitModel, source: FrameSource, count: int, bits: int) -> Ou
         with torch.no_grad():
             maps = model.maps(image)
             full.append(_cells(model.tail(maps[list(maps)[-1]]), known))
+            alone = model.exit_logits(maps)
             for name in model.branches:
                 branch = model.branch(name)
                 at_cut = maps[branch.config.cut]
-                features = quantise(branch.encoder(at_cut), bits, per_channel=True)
-                exits[name].append(_cells(branch.exit(at_cut), known))
+                features = branch.coded(branch.encoder(at_cut), bits)
+                exits[name].append(_cells(alone[name], known))
                 tails[name].append(_cells(model.remote(name, features), known))
     return Outputs(
         np.concatenate(labels),
@@ -146,7 +148,10 @@ def collect(model: SplitModel, source: FrameSource, count: int, bits: int) -> Ou
 
 
 def calibrate(model: SplitModel, source: FrameSource, settings: Calibration) -> dict[str, Any]:
-    """Fit every temperature of ``model`` in place on ``source`` and return the report for ``model.json``."""
+    """Fit every temperature of ``model`` in place on ``source`` and return the report for ``model.json``.
+
+    With a ``score`` other than the confidence, ``scores`` of the report holds every exit's ``ScoreCard``.
+    """
     for buffer in _temperatures(model).values():
         buffer.fill_(1.0)
     outputs = collect(model, source, settings.frames, settings.bits)
@@ -157,7 +162,40 @@ def calibrate(model: SplitModel, source: FrameSource, settings: Calibration) -> 
     for name, buffer in _temperatures(model).items():
         buffer.fill_(fitted[name].temperature)
     answers = {name: asdict(value) for name, value in fitted.items()}
-    return {"split": source.split, "cells": len(outputs.labels), "bits": settings.bits, "answers": answers}
+    report = {"split": source.split, "cells": len(outputs.labels), "bits": settings.bits, "answers": answers}
+    if model.config.cascade:
+        report["ensembles"] = _fit_ensembles(model, outputs)
+    if settings.score == "confidence":
+        return report
+    return report | {"scores": {name: _score(model, settings, outputs, name, fitted) for name in model.branches}}
+
+
+def _fit_ensembles(model: SplitModel, outputs: Outputs) -> dict[str, list[float]]:
+    """Fit the weights of a cascade's ensembles in place, on calibrated answers; returns them by branch.
+
+    Without biases: they would learn how frequent the classes are on the calibration split.
+    """
+    exits = [model.branch(name).exit for name in model.branches]
+    logits = zip(outputs.exits.values(), exits, strict=True)
+    probabilities = np.stack([softmax64(value / float(part.temperature)) for value, part in logits])
+    fitted = fit_cascade(probabilities, outputs.labels, bias=False)
+    for part, weights in zip(exits, fitted.weights, strict=True):
+        part.ensemble.copy_(torch.tensor(weights))
+    return {name: list(weights) for name, weights in zip(model.branches, fitted.weights, strict=True)}
+
+
+def _score(
+    model: SplitModel, settings: Calibration, outputs: Outputs, name: str, fitted: dict[str, Fitted]
+) -> dict[str, Any]:
+    """Return the ``ScoreCard`` of one exit: what its threshold will be compared with."""
+    if settings.score == "entropy":
+        return {"kind": "entropy"}
+    names = model.exits_upto(name)
+    alone = np.stack([softmax64(outputs.exits[n] / fitted[f"exit:{n}"].temperature) for n in names])
+    weights = model.branch(name).exit.ensemble.double().numpy() if model.config.cascade else np.ones(1)
+    probabilities = softmax64(np.tensordot(weights, np.log(np.maximum(alone, TINY)), axes=1))
+    found = fit_correctness(probabilities, probabilities.argmax(-1) == outputs.labels)
+    return {"kind": "correctness", "weights": list(found.weights), "bias": found.bias}
 
 
 def _temperatures(model: SplitModel) -> dict[str, Tensor]:

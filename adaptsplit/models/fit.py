@@ -9,7 +9,9 @@ from pathlib import Path
 from adaptsplit.errors import ConfigError
 from adaptsplit.frames.base import open_frames
 from adaptsplit.models.calibration import calibrate
-from adaptsplit.models.recipe import Recipe, load_recipe
+from adaptsplit.models.int8 import export_int8
+from adaptsplit.models.recipe import Recipe
+from adaptsplit.models.recipe_files import load_recipe
 from adaptsplit.models.storage import export, for_inference
 from adaptsplit.models.training import CHECKPOINT_NAME, set_threads, train
 from adaptsplit.runtime.folder import MODEL_FILE, ModelFolder
@@ -35,12 +37,15 @@ def fit(
     data: Path | None = None,
     progress: bool = True,
     threads: int | None = None,
+    tensorboard: bool = False,
+    int8: bool = False,
 ) -> FitResult:
     """Train ``recipe`` on the model-train split of ``frames``, calibrate on its calibration split, write ``out``.
 
     ``recipe`` is a shipped name, a YAML file or a Recipe; ``frames`` a source such as ``flight`` or ``tiles:PATH``
     (relative to ``data``). A run that was cut off goes on from its checkpoint in ``out``. ``threads`` defaults to
-    every processor. ConfigError when ``out`` holds a finished model.
+    every processor. ``tensorboard`` writes events to ``out/tensorboard``; ``int8`` adds 8-bit graphs, calibrated on the
+    calibration split, which a runtime takes when told to. ConfigError when ``out`` holds a finished model.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path(out)
@@ -52,7 +57,7 @@ def fit(
     classes = tuple(calibration_source.classes)
     if len(classes) < 2:
         raise ConfigError(f"frames {frames!r} have {len(classes)} classes; training needs at least 2 labelled ones")
-    averaged = train(chosen, classes, opener, folder, seed=seed, progress=progress)
+    averaged = train(chosen, classes, opener, folder, seed=seed, progress=progress, tensorboard=tensorboard)
     model = for_inference(averaged)
     report = calibrate(model, calibration_source, chosen.calibration)
     answers = report["answers"]
@@ -67,6 +72,8 @@ def fit(
         "accuracy": accuracy,
     }
     export(model, folder, name=_name(frames), training=training, calibration=report)
+    if int8:
+        export_int8(folder, calibration_source)
     ModelFolder.open(folder)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     before = {name: values["ece_before"] for name, values in answers.items()}

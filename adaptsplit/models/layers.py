@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 class ConvUnit(nn.Module):
     """Convolution, batch norm, optional ReLU. ``folded`` builds the inference form: bias instead of batch norm.
 
-    ``affine=False`` leaves the output at zero mean and unit variance per channel, which a quantiser likes.
+    ``affine=False`` leaves the output at zero mean and unit variance per channel, which a quantiser likes. With
+    ``groups`` > 1 an output sees every ``groups``-th input channel only: a sparsity that is fixed before training.
     """
 
     def __init__(
@@ -24,16 +28,26 @@ class ConvUnit(nn.Module):
         relu: bool = True,
         affine: bool = True,
         folded: bool = False,
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=folded)
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=folded, groups=groups)
         self.norm: nn.Module = nn.Identity() if folded else nn.BatchNorm2d(outputs, affine=affine)
-        self.relu = relu
+        self.relu, self.groups = relu, groups
+        self.weight_noise: tuple[float, torch.Generator] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, H, W) to (n, outputs, H / stride, W / stride)."""
-        y: Tensor = self.norm(self.conv(x))
+        if self.groups > 1:
+            x = _interleaved(x, self.groups)
+        y: Tensor = self.norm(self.conv(x) if self.weight_noise is None else self._noisy(x))
         return functional.relu(y, inplace=True) if self.relu else y
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        assert self.weight_noise is not None
+        conv = self.conv
+        weight = round_some_filters(conv.weight, *self.weight_noise)
+        return functional.conv2d(x, weight, conv.bias, conv.stride, conv.padding, groups=self.groups)
 
     def fold(self) -> None:
         """Put the batch norm's running statistics into the convolution; a second call does nothing."""
@@ -50,13 +64,16 @@ class ConvUnit(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2016); a 1x1 shortcut where width or stride changes."""
+    """Two 3x3 convolutions around a shortcut (He et al. 2016); a 1x1 shortcut where width or stride changes.
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, folded: bool = False) -> None:
+    ``groups`` makes those convolutions sparse that keep width and size.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, folded: bool = False, groups: int = 1) -> None:
         super().__init__()
-        self.first = ConvUnit(inputs, outputs, 3, stride, folded=folded)
-        self.second = ConvUnit(outputs, outputs, relu=False, folded=folded)
         changes = inputs != outputs or stride != 1
+        self.first = ConvUnit(inputs, outputs, 3, stride, folded=folded, groups=1 if changes else groups)
+        self.second = ConvUnit(outputs, outputs, relu=False, folded=folded, groups=groups)
         self.shortcut: nn.Module = (
             ConvUnit(inputs, outputs, 1, stride, relu=False, folded=folded) if changes else nn.Identity()
         )
@@ -83,6 +100,36 @@ def fold_all(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, ConvUnit):
             part.fold()
+
+
+@contextmanager
+def filters_rounded(module: nn.Module, share: float, generator: torch.Generator) -> Iterator[None]:
+    """Within the block, every convolution that learns rounds ``share`` of its filters to 8 bits anew at each call."""
+    units = [p for p in module.modules() if isinstance(p, ConvUnit) and p.conv.weight.requires_grad] if share else []
+    for unit in units:
+        unit.weight_noise = (share, generator)
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.weight_noise = None
+
+
+def round_some_filters(weight: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return ``weight`` (O, I, h, w) with about ``share`` of its O filters rounded to 255 levels; gradients pass.
+
+    Quant-Noise (Fan et al. 2021): the rest of the filters keeps an unbiased gradient.
+    """
+    step = (weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127).clamp_min(1e-12)
+    rounded = torch.round(weight.detach() / step) * step
+    chosen = torch.rand(len(weight), 1, 1, 1, generator=generator) < share
+    return weight + torch.where(chosen, rounded - weight.detach(), 0.0)
+
+
+def _interleaved(x: Tensor, groups: int) -> Tensor:
+    """Reorder channels so that group g of what follows sees the channels g, g + groups, ... (Zhang et al. 2018)."""
+    n, channels, height, width = x.shape
+    return x.reshape(n, channels // groups, groups, height, width).transpose(1, 2).reshape(n, channels, height, width)
 
 
 def quantise(features: Tensor, bits: int, *, per_channel: bool) -> Tensor:

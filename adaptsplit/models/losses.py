@@ -1,16 +1,19 @@
-"""The joint training loss: full model, every exit, and every branch's remote answer on its share of the batch."""
+"""The training loss: full model, every exit, and every branch's remote answer on its share of the batch.
+
+A stage of the recipe weighs the terms; what has no weight is not computed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptsplit.models.architecture import SplitModel
 from adaptsplit.models.layers import quantise
-from adaptsplit.models.recipe import Augment, Noise, Recipe
+from adaptsplit.models.recipe import Augment, Noise, Recipe, Stage
 
 UNLABELLED = -1
 
@@ -49,36 +52,160 @@ def noisy(features: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
     return quantise(features, bits, per_channel=float(draws[1]) < noise.per_channel)
 
 
+@dataclass(frozen=True, slots=True)
+class Aims:
+    """What a stage's distillation aims at: the full model's logits and the maps of trunk and tail (no gradient)."""
+
+    logits: Tensor
+    hidden: Tensor
+    deep: list[Tensor]
+
+    def rows(self, rows: slice) -> Aims:
+        """Return the aims of some frames."""
+        return Aims(self.logits[rows], self.hidden[rows], [value[rows] for value in self.deep])
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the branches sent: their rows of the batch, decoded maps, and bits per value under the learned priors."""
+
+    rows: dict[str, slice]
+    decoded: dict[str, Tensor]
+    bits: dict[str, Tensor]
+
+
 def joint_step(
-    model: SplitModel, image: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
+    model: SplitModel,
+    image: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    stage: Stage | None = None,
+    teacher: SplitModel | None = None,
 ) -> StepResult:
-    """Return the loss of one batch: image (n, 3, 256, 256), labels (n, 16).
+    """Return the loss of one batch: image (n, 3, 256, 256), labels (n, 16); ``stage`` is settled, default the first.
 
     The tail runs once over the trunk's own maps and the decoders' maps together, so that its batch statistics hold for
     both. Branch ``b`` decodes every B-th frame; a random turn decides which, so that each branch sees all frames.
     """
-    training = recipe.training
+    stage = stage or recipe.plan()[0][1]
     maps = model.maps(image)
+    hidden = maps[names_last(maps)]
+    sent = _send(model, maps, recipe, stage, generator)
+    exits = _exits(model, maps, stage)
+    own, remote = _answers(model, hidden, sent, stage)
+    aims = own if teacher is None else _frozen(teacher, image)
+    loss = _own_loss(own, aims, labels, stage, recipe, teaching=teacher is not None)
+    for name, rows in sent.rows.items():
+        parts = _exit_loss(exits.get(name), aims, labels, stage, recipe)
+        if name in sent.decoded:
+            parts = parts + _remote_loss(name, sent, remote, aims.rows(rows), labels[rows], stage, recipe)
+        loss = loss + parts / len(sent.rows)
+    right = {name: share_right(remote[name].logits, labels[sent.rows[name]]) for name in remote}
+    return StepResult(
+        loss, share_right(own.logits, labels), {n: share_right(e, labels) for n, e in exits.items()}, right
+    )
+
+
+def _send(model: SplitModel, maps: dict[str, Tensor], recipe: Recipe, stage: Stage, generator: torch.Generator) -> Sent:
     names = list(model.branches)
     turn = int(torch.randint(len(names), (1,), generator=generator))
-    order = [slice((i + turn) % len(names), None, len(names)) for i in range(len(names))]
-    exits, decoded = {}, []
-    for name, rows in zip(names, order, strict=True):
+    sent = Sent({name: slice((i + turn) % len(names), None, len(names)) for i, name in enumerate(names)}, {}, {})
+    if not (stage.branch_weight or stage.hidden_weight or stage.deep_weight or stage.rate_weight):
+        return sent
+    for name, rows in sent.rows.items():
         branch = model.branch(name)
-        at_cut = maps[branch.config.cut]
-        exits[name] = branch.exit(_scale_gradient(at_cut, training.exit_gradient)).float()
-        features = branch.encoder(at_cut).float()[rows]
-        decoded.append(branch.decoder(noisy(features, recipe.noise, generator)))
-    hidden = maps[names_last(maps)]
-    answers = model.tail(torch.cat([hidden, *decoded])).float().split([len(hidden), *(len(d) for d in decoded)])
-    full, tails = answers[0], dict(zip(names, answers[1:], strict=True))
-    loss = _cross_entropy(full, labels, training.smoothing)
-    for name, rows in zip(names, order, strict=True):
-        exit_loss = _taught(exits[name], full, labels, recipe)
-        tail_loss = _taught(tails[name], full[rows], labels[rows], recipe)
-        loss = loss + (training.exit_weight * exit_loss + training.branch_weight * tail_loss) / len(names)
-    right = {name: share_right(tails[name], labels[rows]) for name, rows in zip(names, order, strict=True)}
-    return StepResult(loss, share_right(full, labels), {n: share_right(e, labels) for n, e in exits.items()}, right)
+        features = branch.encoder(maps[branch.config.cut]).float()[rows]
+        if branch.prior is None:
+            features = noisy(features, recipe.noise, generator)
+        else:
+            features, sent.bits[name] = branch.prior.noisy(features, generator)
+        sent.decoded[name] = branch.decoder(features)
+    return sent
+
+
+def _exits(model: SplitModel, maps: dict[str, Tensor], stage: Stage) -> dict[str, Tensor]:
+    if not stage.exit_weight:
+        return {}
+    scaled = {name: _scale_gradient(value, stage.exit_gradient or 0.0) for name, value in maps.items()}
+    return {name: logits.float() for name, logits in model.exit_logits(scaled).items()}
+
+
+def _answers(model: SplitModel, hidden: Tensor, sent: Sent, stage: Stage) -> tuple[Aims, dict[str, Aims]]:
+    """Run the tails: the full model's maps and answer, and those of every branch whose answer has a weight."""
+    asked = sent.decoded if stage.branch_weight or stage.deep_weight else {}
+    shared = {name: value for name, value in asked.items() if model.branch(name).tail is None}
+    sizes = [len(hidden), *(len(value) for value in shared.values())]
+    *deep, logits = _tail_maps(model.tail, torch.cat([hidden, *shared.values()]))
+    answers = torch.split(logits.float(), sizes)
+    maps = [torch.split(value, sizes) for value in deep]
+    found = [Aims(answer, hidden, [value[i] for value in maps]) for i, answer in enumerate(answers)]
+    remote = dict(zip(shared, found[1:], strict=True))
+    for name in asked.keys() - shared.keys():
+        *deep, logits = _tail_maps(model.tail_of(name), asked[name])
+        remote[name] = Aims(logits.float(), hidden, deep)
+    return found[0], remote
+
+
+def _tail_maps(tail: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """Return the maps after every stage of ``tail``, and last the logits."""
+    maps = []
+    for part in tail:
+        x = part(x)
+        maps.append(x)
+    return maps
+
+
+@torch.no_grad()
+def _frozen(teacher: SplitModel, image: Tensor) -> Aims:
+    hidden = teacher.hidden(image)
+    *deep, logits = _tail_maps(teacher.tail, hidden)
+    return Aims(logits.float(), hidden, deep)
+
+
+def _own_loss(own: Aims, aims: Aims, labels: Tensor, stage: Stage, recipe: Recipe, *, teaching: bool) -> Tensor:
+    """Loss of the full model: labels, and what a frozen teacher gives."""
+    loss = own.logits.new_zeros(())
+    if stage.full_weight:
+        distil = (stage.distil or 0.0) if teaching else 0.0
+        loss = stage.full_weight * _taught(own.logits, aims.logits, labels, recipe, distil, stage.temperature)
+    return loss + _map_loss(own.hidden, own, aims, stage) if teaching else loss
+
+
+def _exit_loss(logits: Tensor | None, aims: Aims, labels: Tensor, stage: Stage, recipe: Recipe) -> Tensor:
+    if logits is None:
+        return aims.logits.new_zeros(())
+    taught = _taught(logits, aims.logits, labels, recipe, stage.exit_distil or 0.0, stage.temperature)
+    return (stage.exit_weight or 0.0) * taught
+
+
+def _remote_loss(
+    name: str, sent: Sent, remote: dict[str, Aims], aims: Aims, labels: Tensor, stage: Stage, recipe: Recipe
+) -> Tensor:
+    loss = _map_loss(sent.decoded[name], remote.get(name), aims, stage)
+    if stage.branch_weight:
+        distil = stage.distil or 0.0
+        taught = _taught(remote[name].logits, aims.logits, labels, recipe, distil, stage.temperature)
+        loss = loss + stage.branch_weight * taught
+    if stage.rate_weight and name in sent.bits:
+        loss = loss + stage.rate_weight * sent.bits[name]
+    return loss
+
+
+def _map_loss(hidden: Tensor, answer: Aims | None, aims: Aims, stage: Stage) -> Tensor:
+    loss = aims.logits.new_zeros(())
+    if stage.hidden_weight:
+        loss = loss + stage.hidden_weight * _distance(hidden, aims.hidden)
+    if stage.deep_weight and answer is not None:
+        pairs = zip(answer.deep, aims.deep, strict=True)
+        loss = loss + stage.deep_weight * torch.stack([_distance(a, b) for a, b in pairs]).sum()
+    return loss
+
+
+def _distance(found: Tensor, aim: Tensor) -> Tensor:
+    """Mean squared error relative to the aim's variance: 1 is what a constant map would get."""
+    target = aim.detach().float()
+    return functional.mse_loss(found.float(), target) / target.var().clamp_min(1e-6)
 
 
 def names_last(maps: dict[str, Tensor]) -> str:
@@ -104,11 +231,16 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     )
 
 
-def _taught(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Return cross-entropy plus distillation (Hinton et al. 2015) from the full model's answer."""
+def _taught(
+    logits: Tensor, teacher: Tensor, labels: Tensor, recipe: Recipe, distil: float, temperature: float = 1.0
+) -> Tensor:
+    """Return cross-entropy plus ``distil`` times the divergence from ``teacher``'s answer (Hinton et al. 2015).
+
+    A temperature T softens both answers; T squared keeps the size of the gradients.
+    """
     loss = _cross_entropy(logits, labels, recipe.training.smoothing)
-    if recipe.training.distil == 0.0:
+    if distil == 0.0:
         return loss
-    target = functional.softmax(teacher.detach(), -1).flatten(0, 1)
-    student = functional.log_softmax(logits, -1).flatten(0, 1)
-    return loss + recipe.training.distil * functional.kl_div(student, target, reduction="batchmean")
+    target = functional.softmax(teacher.detach() / temperature, -1).flatten(0, 1)
+    student = functional.log_softmax(logits / temperature, -1).flatten(0, 1)
+    return loss + distil * temperature**2 * functional.kl_div(student, target, reduction="batchmean")

@@ -25,7 +25,10 @@ from adaptsplit.runtime.sessions import open_session, run_session
 WEIGHTS_FILE = "weights.safetensors"
 OPSET = 17
 TOLERANCE = 1e-3
-TEMPERATURE_SUFFIX = "temperature"
+RATE_FACTORS = (0.5, 1.0, 2.0)
+"""Rates that a learned entropy model is exported at: steps twice as wide, as trained, and half as wide (ours)."""
+WHOLE_SUFFIXES = ("temperature", "ensemble")
+"""Numbers that calibration sets after the weights were rounded to float16: kept whole."""
 
 
 class HeadGraph(nn.Module):
@@ -79,6 +82,7 @@ def export(
         _write_onnx(graph, inputs, outputs, folder / file)
         _check(graph, inputs, folder / file)
         files.append(file)
+    files += _write_priors(model, folder)
     save_file(_half_state(model), folder / WEIGHTS_FILE)
     card = _card(model, name, training, calibration)
     card["files"] = {file: _sha256(folder / file) for file in files}
@@ -114,8 +118,23 @@ def _graphs(model: SplitModel) -> dict[str, tuple[nn.Module, dict[str, Tensor], 
     for name in model.branches:
         graphs[f"head-{name}.onnx"] = (HeadGraph(model, name), image, ["features", "exit_logits"])
         features = model.head(name, image["image"])[0]
-        graphs[f"decoder-{name}.onnx"] = (model.branch(name).decoder, {"features": features}, ["hidden"])
+        branch = model.branch(name)
+        graphs[f"decoder-{name}.onnx"] = (branch.decoder, {"features": features}, ["hidden"])
+        if branch.tail is not None:
+            graphs[f"tail-{name}.onnx"] = (branch.tail, {"hidden": branch.decoder(features)}, ["logits"])
     return graphs
+
+
+def _write_priors(model: SplitModel, folder: Path) -> list[str]:
+    """Write the table files of every learned entropy model, one per rate; returns the names."""
+    files = []
+    for name in model.branches:
+        prior = model.branch(name).prior
+        for factor in RATE_FACTORS if prior is not None else ():
+            assert prior is not None
+            files.append(f"prior-{name}-{factor:g}.npz")
+            prior.table(factor).save(folder / files[-1])
+    return files
 
 
 def _write_onnx(graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
@@ -171,7 +190,7 @@ def _check(graph: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 def _half_state(model: SplitModel) -> dict[str, Tensor]:
     state = model.state_dict()
-    return {k: (v if k.endswith(TEMPERATURE_SUFFIX) else v.half()).contiguous() for k, v in state.items()}
+    return {k: (v if k.endswith(WHOLE_SUFFIXES) else v.half()).contiguous() for k, v in state.items()}
 
 
 def _card(model: SplitModel, name: str, training: dict[str, Any], calibration: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +199,9 @@ def _card(model: SplitModel, name: str, training: dict[str, Any], calibration: d
     trunk = [macs["stem"], *(macs[f"trunk.{stage}"] for stage in model.trunk)]
     branches = []
     for branch_name in model.branches:
-        branch, depth = model.branch(branch_name), model.depth(branch_name)
+        branch = model.branch(branch_name)
+        depth = cuts.index(model.deepest_cut(branch_name))
+        before = [macs[f"{name}.exit"] + _link_macs(model) for name in model.exits_upto(branch_name)[:-1]]
         branches.append(
             {
                 "name": branch_name,
@@ -188,12 +209,14 @@ def _card(model: SplitModel, name: str, training: dict[str, Any], calibration: d
                 "cut": cuts[depth],
                 "bottleneck": list(branch.config.bottleneck),
                 "macs_head": sum(trunk[: depth + 1]) + macs[f"{branch_name}.encoder"],
-                "macs_exit": macs[f"{branch_name}.exit"],
+                "macs_exit": macs[f"{branch_name}.exit"] + sum(before),
                 "macs_decoder": macs[f"{branch_name}.decoder"],
                 "temperature": float(branch.exit.temperature),
                 "tail_temperature": float(branch.tail_temperature),
             }
         )
+        if "scores" in calibration:
+            branches[-1]["exit_score"] = calibration["scores"][branch_name]
     full = {"macs_features": sum(trunk), "macs_tail": macs["tail"], "temperature": float(model.full_temperature)}
     return {
         "schema": "adaptsplit.model/1",
@@ -207,6 +230,11 @@ def _card(model: SplitModel, name: str, training: dict[str, Any], calibration: d
         "training": {**training, "architecture": model.config.model_dump(mode="json")},
         "calibration": calibration,
     }
+
+
+def _link_macs(model: SplitModel) -> int:
+    """MACs of what links one exit of a cascade to the next."""
+    return CELLS * CELLS * len(model.classes) ** 2
 
 
 def _sha256(path: Path) -> str:

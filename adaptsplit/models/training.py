@@ -1,4 +1,8 @@
-"""The training loop: batches ahead, one cycle of the learning rate, averaged weights, log, progress, checkpoints."""
+"""The training loop: batches ahead, stages, averaged weights, log, progress, checkpoints.
+
+Every stage has its own optimiser and one cycle of the learning rate, and starts from the averaged weights of the one
+before.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +21,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from adaptsplit.errors import ConfigError, ModelError, RunError
 from adaptsplit.models.architecture import SplitModel
+from adaptsplit.models.events import EventWriter
+from adaptsplit.models.layers import filters_rounded
 from adaptsplit.models.losses import StepResult, joint_step, prepare
-from adaptsplit.models.recipe import Recipe, Training
+from adaptsplit.models.recipe import Recipe, Stage, Training
 from adaptsplit.models.stream import Batch, BatchStream, Opener
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "training.jsonl"
+EVENT_FOLDER = "tensorboard"
 GRADIENT_CLIP = 2.0
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """Everything a run needs to go on: weights, their running average, the optimiser, the number of steps done."""
+    """Everything a run needs to go on: weights, their running average, the optimiser, the number of steps done.
+
+    ``teacher`` is the frozen copy that the present stage learns from, where it has one.
+    """
 
     model: SplitModel
     average: SplitModel
     optimiser: torch.optim.AdamW
     step: int
+    teacher: SplitModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """A stage and where it lies: steps ``start`` .. ``stop - 1`` of the run."""
+
+    stage: Stage
+    start: int
+    stop: int
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -43,6 +63,14 @@ def learning_rate(training: Training, step: int) -> float:
         return training.lr * (step + 1) / rise
     done = (step - rise) / max(1.0, training.steps - rise)
     return training.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def stage_at(recipe: Recipe, step: int) -> StageRun:
+    """Return the stage that ``step`` belongs to (the last one for the step after the end)."""
+    plan = recipe.plan()
+    stops = [start for start, _ in plan[1:]] + [recipe.training.steps]
+    runs = [StageRun(stage, start, stop) for (start, stage), stop in zip(plan, stops, strict=True)]
+    return next((run for run in runs if step < run.stop), runs[-1])
 
 
 def new_state(recipe: Recipe, classes: tuple[str, ...], seed: int) -> TrainingState:
@@ -64,10 +92,12 @@ def train(
     seed: int,
     progress: bool,
     stop_after: int | None = None,
+    tensorboard: bool = False,
 ) -> SplitModel:
     """Train to the end of the recipe and return the averaged model; a checkpoint in ``out`` is continued.
 
-    Writes ``out/training.jsonl``. ``stop_after`` ends the run early after that step with a checkpoint.
+    Writes ``out/training.jsonl``, and events to ``out/tensorboard`` where asked. ``stop_after`` ends the run early
+    after that step with a checkpoint.
     """
     out.mkdir(parents=True, exist_ok=True)
     state = new_state(recipe, classes, seed)
@@ -77,6 +107,7 @@ def train(
         BatchStream(opener, recipe, seed, state.step, last) as batches,
         _bar(progress) as bar,
         (out / LOG_NAME).open("a", encoding="utf-8") as log,
+        EventWriter(out / EVENT_FOLDER if tensorboard else None) as events,
     ):
         task = bar.add_task(f"fit {recipe.name}", total=recipe.training.steps, completed=state.step, note="")
         started = time.monotonic()
@@ -86,7 +117,8 @@ def train(
                 record = _record(state, result, recipe, time.monotonic() - started)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                bar.update(task, note=f"loss {record['loss']:.3f}  full {record['full']:.1%}")
+                events.write(record)
+                bar.update(task, note=f"{record['stage']}: loss {record['loss']:.3f}  full {record['full']:.1%}")
             if state.step % recipe.training.checkpoint_every == 0 or state.step == last:
                 _save(state, out / CHECKPOINT_NAME, recipe, seed)
             bar.update(task, completed=state.step)
@@ -96,15 +128,20 @@ def train(
 
 def train_step(state: TrainingState, batch: Batch, recipe: Recipe, seed: int) -> StepResult:
     """Do one optimiser step in place; every random draw comes from (seed, step)."""
-    training = recipe.training
+    training, run = recipe.training, stage_at(recipe, state.step)
+    if state.step == run.start:
+        begin_stage(state, run, training)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
     image = prepare(torch.from_numpy(batch.images), recipe.augment, generator)
     labels = torch.from_numpy(batch.labels).long()
     for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(training, state.step)
-    state.model.train()
-    with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-        result = joint_step(state.model, image, labels, recipe, generator)
+        group["lr"] = learning_rate(cycle(training, run), state.step - run.start)
+    set_learning(state.model, run.stage.train)
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16),
+        filters_rounded(state.model, recipe.noise.weights, generator),
+    ):
+        result = joint_step(state.model, image, labels, recipe, generator, run.stage, state.teacher)
     if not bool(torch.isfinite(result.loss)):
         raise RunError(f"the loss became {float(result.loss)} at step {state.step}; lower training.lr in the recipe")
     state.optimiser.zero_grad(set_to_none=True)
@@ -112,8 +149,29 @@ def train_step(state: TrainingState, batch: Batch, recipe: Recipe, seed: int) ->
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), GRADIENT_CLIP)
     state.optimiser.step()
     state.step += 1
-    _average(state, training.average)
+    _average(state, training.average, state.step - run.start)
     return result
+
+
+def cycle(training: Training, run: StageRun) -> Training:
+    """Return ``training`` with the steps and the learning rate of one stage."""
+    return training.model_copy(update={"steps": run.stop - run.start, "lr": run.stage.lr or training.lr})
+
+
+def begin_stage(state: TrainingState, run: StageRun, training: Training) -> None:
+    """Go on from the averaged weights with a fresh optimiser, and freeze a teacher where the stage has one."""
+    if run.start:
+        state.model.load_state_dict(state.average.state_dict())
+        state.optimiser = _optimiser(state.model, training)
+    state.teacher = copy.deepcopy(state.average).eval() if run.stage.teacher == "frozen" else None
+
+
+def set_learning(model: SplitModel, parts: tuple[str, ...]) -> None:
+    """Let ``parts`` learn; the rest keeps its weights and batch statistics."""
+    model.train()
+    for part, modules in model.parts().items():
+        for module in modules:
+            module.train(part in parts).requires_grad_(part in parts)
 
 
 def set_threads(threads: int | None) -> int:
@@ -133,9 +191,9 @@ def _optimiser(model: SplitModel, training: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=training.lr)
 
 
-def _average(state: TrainingState, decay: float) -> None:
-    """Move the averaged weights and batch statistics towards the current ones; early on the average is shorter."""
-    weight = 1.0 - min(decay, (1 + state.step) / (10 + state.step))
+def _average(state: TrainingState, decay: float, steps: int) -> None:
+    """Move the averaged weights and batch statistics towards the current ones; early in a stage it is shorter."""
+    weight = 1.0 - min(decay, (1 + steps) / (10 + steps))
     with torch.no_grad():
         for mean, now in zip(state.average.state_dict().values(), state.model.state_dict().values(), strict=True):
             if mean.is_floating_point():
@@ -145,10 +203,12 @@ def _average(state: TrainingState, decay: float) -> None:
 
 
 def _record(state: TrainingState, result: StepResult, recipe: Recipe, seconds: float) -> dict[str, Any]:
+    run = stage_at(recipe, state.step - 1)
     return {
         "step": state.step,
+        "stage": run.stage.name,
         "loss": round(float(result.loss.detach()), 5),
-        "lr": learning_rate(recipe.training, state.step - 1),
+        "lr": learning_rate(cycle(recipe.training, run), state.step - 1 - run.start),
         "full": round(result.full, 4),
         "exits": {name: round(value, 4) for name, value in result.exits.items()},
         "tails": {name: round(value, 4) for name, value in result.tails.items()},
@@ -176,6 +236,7 @@ def _save(state: TrainingState, path: Path, recipe: Recipe, seed: int) -> None:
         "model": state.model.state_dict(),
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "teacher": None if state.teacher is None else state.teacher.state_dict(),
     }
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
@@ -199,3 +260,6 @@ def _resume(state: TrainingState, path: Path, recipe: Recipe, seed: int) -> None
     state.average.load_state_dict(content["average"])
     state.optimiser.load_state_dict(content["optimiser"])
     state.step = int(content["step"])
+    if content.get("teacher") is not None:
+        state.teacher = copy.deepcopy(state.average).eval()
+        state.teacher.load_state_dict(content["teacher"])

@@ -1,7 +1,7 @@
 """onnxruntime sessions for heads, exits and tail. Imports no torch."""
 
 from adaptsplit.runtime.device import DeviceRuntime, EdgeRuntime
-from adaptsplit.runtime.folder import BranchCard, FullCard, ModelCard, ModelFolder
+from adaptsplit.runtime.folder import BranchCard, FullCard, ModelCard, ModelFolder, Precision, ScoreCard
 from adaptsplit.runtime.sessions import Answer, HeadResult, softmax
 
 __all__ = [
@@ -13,5 +13,7 @@ __all__ = [
     "HeadResult",
     "ModelCard",
     "ModelFolder",
+    "Precision",
+    "ScoreCard",
     "softmax",
 ]

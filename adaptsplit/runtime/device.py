@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from adaptsplit.runtime.folder import ModelFolder
-from adaptsplit.runtime.sessions import Answer, FloatArray, HeadResult, open_session, run_session, to_answer, to_input
+from adaptsplit.runtime.folder import ModelFolder, Precision
+from adaptsplit.runtime.sessions import (
+    Answer,
+    FloatArray,
+    HeadResult,
+    open_session,
+    run_session,
+    takes_batches,
+    to_answer,
+    to_input,
+)
 
 Image = npt.NDArray[np.uint8]
 
 
 class SessionStore:
-    """Sessions of one model folder, each opened when first used. ``threads`` is per session."""
+    """Sessions of one model folder, each opened when first used. ``threads`` is per session.
 
-    def __init__(self, folder: ModelFolder, threads: int = 1) -> None:
+    ``precision`` chooses between the float and the 8-bit graphs; None is the model's own choice.
+    """
+
+    def __init__(self, folder: ModelFolder, threads: int = 1, precision: Precision | None = None) -> None:
         self.folder = folder
-        self._threads = threads
+        self._threads, self._precision = threads, precision
         self._open: dict[str, onnxruntime.InferenceSession] = {}
 
     def get(self, name: str) -> onnxruntime.InferenceSession:
         """Return the session of file ``name``."""
         if name not in self._open:
-            self._open[name] = open_session(self.folder.file(name), self._threads)
+            self._open[name] = open_session(self.folder.graph(name, self._precision), self._threads)
         return self._open[name]
 
 
@@ -50,9 +64,9 @@ class DeviceRuntime:
     >>> device.head("stem", image).exit_confidence                # doctest: +SKIP
     """
 
-    def __init__(self, folder: ModelFolder, threads: int = 1) -> None:
+    def __init__(self, folder: ModelFolder, threads: int = 1, precision: Precision | None = None) -> None:
         self.folder = folder
-        self._sessions = SessionStore(folder, threads)
+        self._sessions = SessionStore(folder, threads, precision)
         self._full = FullModel(self._sessions)
 
     def head(self, branch: str, image: Image) -> HeadResult:
@@ -61,7 +75,7 @@ class DeviceRuntime:
         size = self.folder.card.input
         feed = {"image": to_input(image, size.height, size.width)}
         features, logits = run_session(self._sessions.get(f"head-{card.name}.onnx"), feed)
-        answer = to_answer(logits[0])
+        answer = to_answer(logits[0], score=None if card.exit_score is None else card.exit_score.score())
         return HeadResult(features[0], answer.probabilities, answer.confidence, answer.prediction)
 
     def local(self, image: Image) -> Answer:
@@ -81,18 +95,37 @@ class DeviceRuntime:
 class EdgeRuntime:
     """Runs decoders, tail and the full model on the server."""
 
-    def __init__(self, folder: ModelFolder, threads: int = 1) -> None:
+    def __init__(self, folder: ModelFolder, threads: int = 1, precision: Precision | None = None) -> None:
         self.folder = folder
-        self._sessions = SessionStore(folder, threads)
+        self._sessions = SessionStore(folder, threads, precision)
         self._full = FullModel(self._sessions)
 
     def tail(self, branch: str, features: FloatArray) -> Answer:
         """Answer from the received features (C, H, W) float32 of ``branch``."""
+        return self._tails(branch, np.ascontiguousarray(features, np.float32)[None])[0]
+
+    def tails(self, branch: str, features: Sequence[FloatArray]) -> list[Answer]:
+        """Answer several frames of one branch: in one call where the networks take batches, else one by one."""
+        if not self.takes_batches(branch):
+            return [self.tail(branch, each) for each in features]
+        return self._tails(branch, np.stack(features).astype(np.float32, copy=False))
+
+    def takes_batches(self, branch: str) -> bool:
+        """Whether decoder and tail have a free batch axis."""
+        names = (f"decoder-{self.folder.card.branch(branch).name}.onnx", self._tail_file(branch))
+        return all(takes_batches(self._sessions.get(name)) for name in names)
+
+    def _tail_file(self, branch: str) -> str:
+        """Name the tail that answers for ``branch``: its own, where it has one, else the shared one."""
+        own = f"tail-{branch}.onnx"
+        return own if own in self.folder.card.files else "tail.onnx"
+
+    def _tails(self, branch: str, features: FloatArray) -> list[Answer]:
+        """Answer (n, C, H, W) features of ``branch``."""
         card = self.folder.card.branch(branch)
-        feed = {"features": np.ascontiguousarray(features, np.float32)[None]}
-        hidden = run_session(self._sessions.get(f"decoder-{card.name}.onnx"), feed)[0]
-        logits = run_session(self._sessions.get("tail.onnx"), {"hidden": hidden})[0]
-        return to_answer(logits[0], card.tail_temperature)
+        hidden = run_session(self._sessions.get(f"decoder-{card.name}.onnx"), {"features": features})[0]
+        logits = run_session(self._sessions.get(self._tail_file(branch)), {"hidden": hidden})[0]
+        return [to_answer(each, card.tail_temperature) for each in logits]
 
     def full(self, image: Image) -> Answer:
         """Answer a received image (H, W, 3) uint8 RGB by the full model."""

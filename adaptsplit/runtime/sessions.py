@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from adaptsplit.errors import ModelError
+from adaptsplit.runtime.exits import Score
 
 FloatArray = npt.NDArray[np.float32]
 SILENT = 3
@@ -22,7 +23,8 @@ CONFIDENCE_STEPS = 4096
 class Answer:
     """An answer for one frame: per cell the class (16,) uint8 and probabilities (16, K), and the frame's confidence.
 
-    The confidence is the mean over cells of the largest probability: the expected share of right cells.
+    The confidence is the mean over cells of the largest probability, the expected share of right cells; or of another
+    score that the model folder names for its exits.
     """
 
     prediction: npt.NDArray[np.uint8]
@@ -56,11 +58,22 @@ def run_session(session: onnxruntime.InferenceSession, inputs: Mapping[str, Floa
     """Run ``session``; ModelError names expected and given shapes when the inputs do not fit."""
     for need in session.get_inputs():
         given = inputs.get(need.name)
-        if given is None or list(given.shape) != list(need.shape):
+        if given is None or not _fits(given.shape, need.shape):
             shape = None if given is None else list(given.shape)
             raise ModelError(f"input {need.name!r} has shape {shape}, the model takes {list(need.shape)}")
     outputs: list[FloatArray] = session.run(None, dict(inputs))
     return outputs
+
+
+def _fits(given: tuple[int, ...], need: Sequence[int | str | None]) -> bool:
+    """Whether a shape is what the model takes; an axis without a number takes any."""
+    pairs = zip(given, need, strict=False)
+    return len(given) == len(need) and all(isinstance(b, str | None) or a == b for a, b in pairs)
+
+
+def takes_batches(session: onnxruntime.InferenceSession) -> bool:
+    """Whether the first axis of every input is free, so that several frames go through in one call."""
+    return all(isinstance(need.shape[0], str | None) for need in session.get_inputs())
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
@@ -71,13 +84,14 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
     return result
 
 
-def to_answer(logits: FloatArray, temperature: float = 1.0) -> Answer:
-    """Turn logits (16, K) into an :class:`Answer`."""
+def to_answer(logits: FloatArray, temperature: float = 1.0, score: Score | None = None) -> Answer:
+    """Turn logits (16, K) into an :class:`Answer`, whose confidence is the mean of ``score``, where one is given."""
     probabilities = softmax(logits, temperature)
+    cells = probabilities.max(-1) if score is None else score(probabilities)
     return Answer(
         prediction=probabilities.argmax(-1).astype(np.uint8),
         probabilities=probabilities,
-        confidence=round(float(probabilities.max(-1).mean()) * CONFIDENCE_STEPS) / CONFIDENCE_STEPS,
+        confidence=round(float(cells.mean()) * CONFIDENCE_STEPS) / CONFIDENCE_STEPS,
     )
 
 
