@@ -16,10 +16,12 @@ _EXPORTS = {
     "AdaptsplitError": "adaptsplit.errors",
     "Decision": "adaptsplit.decision",
     "DecisionSpace": "adaptsplit.decision",
+    "cut_points": "adaptsplit.models.split",
     "evaluate": "adaptsplit.evaluation.evaluate",
     "load_bundle": "adaptsplit.bundle",
     "load_scenario": "adaptsplit.scenario",
     "make_controller": "adaptsplit.agents",
+    "split": "adaptsplit.models.split",
     "train": "adaptsplit.agents.training",
 }
 __all__ = [*sorted(_EXPORTS), "__version__"]

@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ from adaptsplit.bundle_files import (
     read_file,
 )
 from adaptsplit.bundle_manifest import Manifest, StageTimes, parse_manifest, stage_times
+from adaptsplit.bundle_selftest import golden_episode
 from adaptsplit.controller import Controller
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import AdaptsplitError, ConfigError
@@ -57,6 +57,7 @@ from adaptsplit.signing import (
     Statement,
     Trust,
     decisions_hash,
+    library_version,
 )
 
 if TYPE_CHECKING:
@@ -156,15 +157,16 @@ class Bundle:
         )
 
 
-def load_bundle(path: str | Path, trusted: Trust | None = None) -> Bundle:
+def load_bundle(path: str | Path, trusted: Trust | None = None, *, at_rest: bool = False) -> Bundle:
     """Read and verify a bundle; BundleError names the file at fault and the cure. Nothing is executed.
 
     With ``trusted`` its signature is checked before anything else is read, and its version is remembered once all of it
     was found good; RefusedBundle has the reason's code. Without, an unsigned bundle is taken (``Bundle.assurance``
-    says so): hashes find damage, not a stranger.
+    says so): hashes find damage, not a stranger. ``at_rest`` is for a bundle that was taken before (``Trust.check``):
+    its times and its version are not looked at, and nothing is remembered.
     """
     folder = Path(path)
-    signed = None if trusted is None else check_signature(folder, trusted)
+    signed = None if trusted is None else check_signature(folder, trusted, at_rest=at_rest)
     data = read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if signed is not None and digest != signed.statement.manifest:
@@ -177,7 +179,8 @@ def load_bundle(path: str | Path, trusted: Trust | None = None) -> Bundle:
     bundle = _build(folder, manifest, digest)
     if trusted is None or signed is None:
         return bundle
-    trusted.remember(signed.statement)
+    if not at_rest:
+        trusted.remember(signed.statement)
     return replace(bundle, signed=signed.statement)
 
 
@@ -215,11 +218,15 @@ def _write(folder: Path, source: str, controller: Controller, scenario: Scenario
     if callable(save := getattr(controller, "save", None)):
         save(folder / POLICY_FILE)
         source = POLICY_FILE
+    summary = scenario.summary().to_dict()
+    if source != POLICY_FILE:  # as the device will build it: from the summary's rounded numbers
+        controller = build_controller(source, scenario.space, ProfileSummary.from_dict(summary), context_of(scenario))
+    golden = golden_episode(controller, scenario.space, kind)
     manifest = {
         "schema": "adaptsplit.bundle/1",
         "name": f"{scenario.name}-{controller.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "library": _library_version(),
+        "library": library_version(),
         "scenario": scenario.name,
         "device": scenario.compute.name,
         "frames": scenario.frames,
@@ -229,8 +236,9 @@ def _write(folder: Path, source: str, controller: Controller, scenario: Scenario
         "context": context_of(scenario).model_dump(),
         "classes": list(model.card.classes),
         "stages": _scaled_stages(scenario),
-        "summary": scenario.summary().to_dict(),
+        "summary": summary,
         "trained": None if trained is None else trained.model_dump(),
+        "selftest": None if golden is None else golden.model_dump(),
         "files": {name: entry(folder / name) for name in listed(folder)},
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -242,13 +250,6 @@ def _scaled_stages(scenario: Scenario) -> dict[str, Any]:
     arrays = (("head_s", profile.head_s, networks), ("encode_s", profile.encode_s, codecs))
     scaled = (*arrays, ("signal_s", profile.signal_s, codecs))
     return {name: (np.asarray(array, dtype=np.float64) * scale).tolist() for name, array, scale in scaled}
-
-
-def _library_version() -> str:
-    try:
-        return version("adaptsplit")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _check_schemas(manifest: Manifest, signed: SignatureFile | None, where: Path) -> None:

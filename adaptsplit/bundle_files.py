@@ -107,7 +107,7 @@ def check_files(folder: Path, files: Mapping[str, Expected]) -> None:
         )
 
 
-def check_signature(folder: Path, trusted: Trust) -> SignatureFile:
+def check_signature(folder: Path, trusted: Trust, *, at_rest: bool = False) -> SignatureFile:
     """Read and check a bundle's signature file; RefusedBundle says why not. No other file is read."""
     where = folder / SIGNATURE_FILE
     try:
@@ -118,4 +118,4 @@ def check_signature(folder: Path, trusted: Trust) -> SignatureFile:
         ) from error
     except ValueError as error:
         raise RefusedBundle(Refusal.MALFORMED, f"{where}: {error}; sign it again") from error
-    return trusted.check(data, str(where))
+    return trusted.check(data, str(where), at_rest=at_rest)

@@ -15,6 +15,7 @@ from pydantic import Field
 from adaptsplit.agents.base import ControllerContext
 from adaptsplit.agents.policy_file import space_of
 from adaptsplit.bundle_files import EXPORT_AGAIN, MAX_FILE_BYTES, MAX_FILES
+from adaptsplit.bundle_selftest import SelfTest
 from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import ConfigError, DataError
@@ -65,6 +66,7 @@ class Manifest(Config):
     stages: StageEntry
     summary: dict[str, Any]
     trained: TrainedRange | None = None
+    selftest: SelfTest | None = None
     files: dict[RelativeName, FileEntry] = Field(max_length=MAX_FILES)
 
 

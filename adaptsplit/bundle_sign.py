@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from adaptsplit.errors import ConfigError
 from adaptsplit.signing import (
     MAX_TIME,
     SIGNATURE_FILE,
+    VERSION_PATTERN,
     Statement,
     Trust,
     decisions_hash,
@@ -23,17 +25,26 @@ VALID_S = 30 * 86400  # how long a signature holds unless told otherwise; an ass
 
 
 def sign_bundle(
-    path: str | Path, key: PrivateKey, *, number: int | None = None, valid_s: int = VALID_S, now: float | None = None
+    path: str | Path,
+    key: PrivateKey,
+    *,
+    number: int | None = None,
+    valid_s: int = VALID_S,
+    now: float | None = None,
+    min_library: str | None = None,
 ) -> Statement:
     """Verify a bundle, sign it, and write ``signature.json`` into it; return what was signed.
 
     ``number`` is its version; devices take it only if it is higher than what they took before. By default the time of
-    signing (s since 1970), which only grows. It holds for ``valid_s`` seconds from ``now``.
+    signing (s since 1970), which only grows. It holds for ``valid_s`` seconds from ``now``. ``min_library`` is the
+    oldest adaptsplit that may run it.
     """
     bundle = load_bundle(path)
     issued = int(time.time() if now is None else now)
     if not 0 < valid_s <= MAX_TIME - issued or not (number is None or 0 < number <= MAX_TIME):
         raise ConfigError(f"version {number}, valid for {valid_s} s; expected whole numbers above 0 and below 2**40")
+    if min_library is not None and not re.match(VERSION_PATTERN, min_library):
+        raise ConfigError(f"oldest library {min_library!r}; expected up to four numbers with dots between, as 0.2.1")
     statement = Statement(
         manifest=bundle.digest,
         name=bundle.manifest.name,
@@ -42,6 +53,7 @@ def sign_bundle(
         not_after=issued + valid_s,
         observation=bundle.manifest.observation,
         decisions=decisions_hash(bundle.manifest.space),
+        min_library=min_library,
     )
     try:
         write_atomically(bundle.path / SIGNATURE_FILE, sign_statement(statement, key))

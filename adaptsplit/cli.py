@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from adaptsplit import cli_distil, cli_ensemble, cli_league, cli_live, cli_online, cli_retarget, cli_scale, cli_train
+from adaptsplit import (
+    cli_distil,
+    cli_ensemble,
+    cli_fidelity,
+    cli_fleet,
+    cli_league,
+    cli_live,
+    cli_online,
+    cli_policy,
+    cli_retarget,
+    cli_scale,
+    cli_split,
+    cli_train,
+)
 from adaptsplit.cli_base import Json, Out, Seed, emit
 from adaptsplit.cli_deploy import keys_app
 from adaptsplit.cli_scenarios import links_app, scenarios_app
@@ -30,6 +43,7 @@ app = typer.Typer(
 app.add_typer(scenarios_app, name="scenarios")
 app.add_typer(links_app, name="links")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cli_fleet.fleet_app, name="fleet")
 
 _err = Console(stderr=True)
 
@@ -67,6 +81,7 @@ def demo(
 
 for command in (
     cli_train.fit,
+    cli_split.split,
     cli_train.profile,
     cli_train.train,
     cli_retarget.train_general,
@@ -80,9 +95,13 @@ for command in (
     cli_online.learn,
     cli_live.export,
     cli_live.fly,
+    cli_fidelity.fidelity,
     cli_live.broker,
     cli_live.edge,
+    cli_live.decide,
     cli_live.device,
+    cli_fleet.conformance,
+    cli_policy.deploy,
 ):
     app.command()(command)
 

@@ -69,13 +69,17 @@ def sign(
         int | None, typer.Option("--version", min=1, help="Version; devices take higher ones only (default: the time).")
     ] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=36500, help="Days that the signature holds.")] = 30,
+    min_library: Annotated[
+        str | None, typer.Option("--min-library", help="Oldest adaptsplit that may run it, such as 0.2.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify a bundle and sign it; writes signature.json into it."""
     from adaptsplit.bundle_sign import sign_bundle
     from adaptsplit.signing_keys import load_private
 
-    _tell(sign_bundle(bundle, load_private(key), number=number, valid_s=days * DAY_S), "signed", as_json)
+    how = sign_bundle(bundle, load_private(key), number=number, valid_s=days * DAY_S, min_library=min_library)
+    _tell(how, "signed", as_json)
 
 
 @keys_app.command("verify")
@@ -112,13 +116,13 @@ def issue(
         str, typer.Argument(metavar="ID", help="Id of the device or edge server; `broker` for the broker.")
     ],
     folder: Folder,
-    role: Annotated[str, typer.Option("--role", help="device, edge, monitor or broker.")] = "device",
+    role: Annotated[str, typer.Option("--role", help="device, edge, monitor, operator or broker.")] = "device",
     host: Annotated[
         list[str] | None, typer.Option("--host", help="For the broker: its name or IP address; may be repeated.")
     ] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=36500, help="Days that it holds.")] = 365,
 ) -> None:
-    """Make a certificate and a private key (ID.crt, ID.key) for a device, an edge server, a monitor or the broker."""
+    """Make a certificate and a private key (ID.crt, ID.key): device, edge server, monitor, operator or broker."""
     from adaptsplit.device_bridge.certificates import Authority
 
     certificate, private = Authority.load(folder).issue(name, role, host or (), days)
@@ -137,7 +141,7 @@ def revoke(
 
 
 def _tell(statement: Statement, what: str, as_json: bool) -> None:
-    document: dict[str, Any] = statement.model_dump()
+    document: dict[str, Any] = statement.content()
     if as_json:
         emit(document)
         return

@@ -17,6 +17,10 @@ from adaptsplit.scenario import data_directory, load_scenario
 Ca = Annotated[Path | None, typer.Option("--ca", help="TLS: authority of the broker's certificate (ca.crt).")]
 Cert = Annotated[Path | None, typer.Option("--cert", help="TLS: certificate of this client (ID.crt).")]
 Key = Annotated[Path | None, typer.Option("--key", help="TLS: private key of this client (ID.key).")]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="PORT|HOST:PORT", help="Serve Prometheus metrics (PORT: on 127.0.0.1)."),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Take mqtt:// (no TLS) beyond the loopback interface.")]
 
 
@@ -24,13 +28,19 @@ def export(
     controller: Annotated[str, typer.Argument(metavar="RUN|AGENT", help="Run folder, or an agent's name.")],
     scenario: Annotated[str, typer.Option("--scenario", help="The scenario that it is for.")],
     out: Out,
+    trained_range: Annotated[
+        bool, typer.Option("--range/--no-range", help="Measure what a learned policy was trained in, for its guard.")
+    ] = True,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle: policy or rule, profile summary, networks and manifest with hashes; what a device runs."""
     from adaptsplit.bundle import export_bundle
+    from adaptsplit.guard_range import range_for_export
 
-    bundle = export_bundle(controller, load_scenario(scenario, data), out)
+    loaded = load_scenario(scenario, data)
+    trained = range_for_export(controller, loaded) if trained_range else None
+    bundle = export_bundle(controller, loaded, out, trained=trained)
     if as_json:
         emit({"bundle": str(out), "controller": bundle.controller.name})
     else:
@@ -46,10 +56,18 @@ def fly(
     link: Annotated[int | None, typer.Option("--link", min=0, help="Which trace (default: a typical one).")] = None,
     offset_s: Annotated[float, typer.Option("--offset", min=0, help="Where in the trace to begin, s.")] = 0.0,
     block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 25,
+    links: Annotated[
+        str | None, typer.Option("--links", help="N,N,...: a live A/B over these traces, the blocks rotated.")
+    ] = None,
+    stretches: Annotated[int, typer.Option("--stretches", min=1, help="With --links: episodes along each.")] = 1,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Fly one episode with broker, edge and device behind a shaped link, and hold it against the simulator."""
+    """Fly one episode with broker, edge and device behind a shaped link, and hold it against the simulator.
+
+    With --links: on each of these traces one flight per controller, so that each decides in every block once; paired
+    differences with intervals, in ab.json and live.html.
+    """
     from dataclasses import replace
 
     from adaptsplit.bundle import load_bundle
@@ -57,6 +75,14 @@ def fly(
     from adaptsplit.evaluation.fidelity import compare_flight, typical_stretch
 
     loaded = load_scenario(scenario, data)
+    if links is not None:
+        if link is not None:
+            raise ConfigError("--link and --links: give one of them")
+        wanted = ("bundle", *(name.strip() for name in against.split(",")))
+        from adaptsplit.cli_fidelity import fly_ab, numbers
+
+        fly_ab(bundle, loaded, split.value, numbers("--links", links), wanted, out, block, stretches, offset_s, as_json)
+        return
     stretch = replace(typical_stretch(loaded, split.value), offset_s=offset_s)
     traces = loaded.links(split.value)
     if link is not None and link >= len(traces):
@@ -97,22 +123,53 @@ def broker(
 
 
 def edge(
-    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
+    bundle: Annotated[list[Path], typer.Option("--bundle", help="Bundle folder; several models by several --bundle.")],
     broker: Broker = "mqtt://127.0.0.1:1883",
     fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
     identity: Annotated[str, typer.Option("--id", help="Name of this edge server.")] = "edge-1",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the networks.")] = 1,
+    workers_group: Annotated[
+        str | None,
+        typer.Option("--workers-group", metavar="NAME", help="Share the devices with the edge servers of this group."),
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", min=1, help="Largest batch (default: the largest that pays, measured).")
+    ] = None,
+    metrics: Metrics = None,
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
     insecure: Insecure = False,
 ) -> None:
-    """Run the edge server: receives features, runs the tail, answers, until it is interrupted."""
+    """Run the edge server: receives features, runs the tail, answers; SIGTERM drains it."""
     from adaptsplit.device_bridge.edge import serve
     from adaptsplit.device_bridge.transport import secured
 
-    address = secured(broker, ca, cert, key, insecure)
-    typer.echo(json.dumps(serve(bundle, address.url, fleet, identity, threads)))
+    url = secured(broker, ca, cert, key, insecure).url
+    counts = serve(bundle, url, fleet, identity, threads, workers=workers_group, max_batch=max_batch, metrics=metrics)
+    typer.echo(json.dumps(counts))
+
+
+def decide(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
+    controller: Annotated[
+        str, typer.Option("--controller", help="Who decides: bundle, or an agent's name.")
+    ] = "bundle",
+    broker: Broker = "mqtt://127.0.0.1:1883",
+    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    identity: Annotated[str, typer.Option("--id", help="Name of this service.")] = "decide-1",
+    window_ms: Annotated[float, typer.Option("--window-ms", min=0, help="How long a batch gathers.")] = 2.0,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    insecure: Insecure = False,
+) -> None:
+    """Decide for devices that are too small to run a policy (`device --controller service`), until interrupted."""
+    from adaptsplit.device_bridge.decision_service import serve
+    from adaptsplit.device_bridge.transport import secured
+
+    url = secured(broker, ca, cert, key, insecure).url
+    typer.echo(json.dumps(serve(bundle, url, fleet, identity, controller, window_ms / 1e3)))
 
 
 def device(
@@ -128,9 +185,13 @@ def device(
         Pace, typer.Option("--pace", help="Sleep each stage up to its modelled time, or not.")
     ] = Pace.profile,
     split: Annotated[str, typer.Option("--split", help="Split of the frame source.")] = "test",
-    count: Annotated[int, typer.Option("--count", min=1, help="Frames.")] = 300,
+    count: Annotated[int, typer.Option("--count", min=0, help="Frames; 0: as a service, until SIGTERM.")] = 300,
     first: Annotated[int, typer.Option("--first", min=0, help="Index of the first frame.")] = 0,
     block: Annotated[int, typer.Option("--block", min=1, help="Frames of one controller's block.")] = 50,
+    telemetry: Annotated[
+        str | None, typer.Option("--telemetry", help="host, mavlink:URL, a model's FILE.json, or several joined by +.")
+    ] = None,
+    metrics: Metrics = None,
     log: Annotated[Path | None, typer.Option("--log", help="Live log (JSON lines), one line per frame.")] = None,
     observations: Annotated[
         bool, typer.Option("--observations", help="Log what the controller saw, too (for `adaptsplit learn`).")
@@ -143,6 +204,12 @@ def device(
     ] = True,
     trust: TrustOption = None,
     trust_memory: MemoryOption = None,
+    policies: Annotated[
+        Path | None, typer.Option("--policies", help="Folder of policies that come over the air; needs --trust.")
+    ] = None,
+    canary_frames: Annotated[
+        int, typer.Option("--canary-frames", min=1, help="Decided frames that a new policy is on trial.")
+    ] = 200,
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
@@ -151,11 +218,16 @@ def device(
     seed: Seed = 0,
 ) -> None:
     """Run a device: camera, decision, head, exit, codec and sender, with its own answer when the link fails."""
-    from adaptsplit.bundle import load_bundle
-    from adaptsplit.bundle_sign import trust_of
-    from adaptsplit.device_bridge.device import DeviceOptions, run_device
+    from adaptsplit.device_bridge.device import DeviceOptions, metrics_parts, run_device
+    from adaptsplit.device_bridge.policy_canary import CanaryLimits
+    from adaptsplit.device_bridge.policy_device import PolicySource, start_policy
+    from adaptsplit.device_bridge.telemetry import open_telemetry
     from adaptsplit.device_bridge.transport import secured
 
+    controllers = [name.strip() for name in controller.split(",")]
+    canary = CanaryLimits(frames=canary_frames)
+    policy = start_policy(PolicySource(bundle, trust or (), trust_memory, policies, canary), controllers, state)
+    typer.echo(f"bundle: {policy.bundle.assurance}; {policy.updates}", err=True)
     options = DeviceOptions(
         broker=secured(broker, ca, cert, key, insecure).url,
         fleet=fleet,
@@ -165,19 +237,19 @@ def device(
         log=log,
         observations=observations,
         guard=guard,
-        keep=state,
+        keep=policy.keep,
     )
-    loaded = load_bundle(bundle, trust_of(trust, trust_memory))
-    typer.echo(f"bundle: {loaded.assurance}", err=True)
     summary, _ = run_device(
-        loaded,
+        policy.bundle,
         frames,
-        [name.strip() for name in controller.split(",")],
+        controllers,
         options,
         split=split,
         data=data_directory(data),
         first=first,
         count=count,
         block=block,
+        telemetry=None if telemetry is None else open_telemetry(telemetry),
+        parts=(policy.part, *metrics_parts(metrics)),
     )
     typer.echo(json.dumps(summary))

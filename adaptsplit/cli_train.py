@@ -68,29 +68,41 @@ def fit(
 
 
 def profile(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, from `adaptsplit fit`.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, from `adaptsplit fit` or `split`.")],
     frames: Frames,
     out: Out,
     data: Data = None,
     splits: Annotated[str, typer.Option("--splits", help="Which splits to measure.")] = ",".join(SPLITS),
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many frames of each split.")] = None,
+    codecs: Annotated[
+        str | None,
+        typer.Option("--codecs", help="Rates of split branches, strongest first; 'prior': the branch's learned ones."),
+    ] = None,
+    image_codecs: Annotated[
+        str | None, typer.Option("--image-codecs", help="Rates of offload, strongest first.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure the exported model and the real codecs on a frame source: the table that the simulator replays."""
-    from adaptsplit.frames import open_frames
-    from adaptsplit.profiles import FrameSpec, measure, progress_bar, reference_branches
+    """Measure the exported model and the real codecs on a frame source: the table that the simulator replays.
 
+    Branches are those of the model, offload and local. Without --codecs a branch is measured with the codecs of its
+    learned entropy model if it has one, else with q2c-zstd, q3c-zstd, q4c-zstd and q6c-zstd.
+    """
+    from adaptsplit.frames import open_frames
+    from adaptsplit.profiles import FrameSpec, folder_branches, measure, progress_bar
+    from adaptsplit.runtime import ModelFolder
+
+    rates, images = _listed(codecs, "--codecs"), _listed(image_codecs, "--image-codecs")
+    branches = folder_branches(ModelFolder.open(model), rates, images)
     described = {}
     for split in splits.split(","):
         source = open_frames(frames, split=split, seed=seed, data=data_directory(data))
         chosen = None if limit is None else list(range(min(limit, len(source))))
         with progress_bar(f"profiling {split}", quiet=as_json) as progress:
             spec = FrameSpec(frames, split, seed=seed, data=data_directory(data))
-            measured = measure(
-                model, spec, reference_branches(), frames=chosen, workers=workers, date=today(), progress=progress
-            )
+            measured = measure(model, spec, branches, frames=chosen, workers=workers, date=today(), progress=progress)
         measured.save(out)
         described[split] = measured.describe()
     if as_json:
@@ -98,6 +110,14 @@ def profile(
     else:
         for split, text in described.items():
             typer.echo(f"\n{split}\n{text}")
+
+
+def _listed(text: str | None, option: str) -> tuple[str, ...]:
+    """Return comma-separated names; none where the option was not given."""
+    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(f"{option} {text!r}: expected names with commas between them; see docs/codecs.md")
+    return names
 
 
 def train(

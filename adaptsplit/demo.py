@@ -26,6 +26,7 @@ from adaptsplit.evaluation.headline import headline
 from adaptsplit.evaluation.live import LiveComparison
 from adaptsplit.evaluation.progress import stage_progress
 from adaptsplit.evaluation.report import write_report
+from adaptsplit.guard_range import range_for_export
 from adaptsplit.profiles import FrameSpec, compare, measure, progress_bar
 from adaptsplit.scenario import Scenario, load_scenario
 
@@ -117,7 +118,8 @@ def _fly(
     static = results.document.best_static.chosen_on_train
     console.rule(f"4  live over MQTT: {best.agent} and {static} in blocks", align="left")
     _clear(out / "bundle")
-    bundle = export_bundle(str(best.folder), scenario, out / "bundle")
+    trained = range_for_export(str(best.folder), scenario)
+    bundle = export_bundle(str(best.folder), scenario, out / "bundle", trained=trained)
     stretch = typical_stretch(scenario, "test")
     console.print(f"  broker, edge and device as three processes; {where(scenario, 'test', stretch)}")
     return compare_flight(bundle, scenario, "test", stretch, ("bundle", static), block=size.block, out=out / "live")

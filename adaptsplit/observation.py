@@ -162,6 +162,27 @@ def observe(
     raw[34] = x[est.FALLBACK_RATE]
 
 
+_ROWS = [(f.scale == "log", float(low), float(high - low)) for f, low, high in zip(FIELDS, _LOW, _HIGH, strict=True)]
+
+
+def observation_row(
+    x: NDArray[Any], now: float, frame_wait: float, slot_occupied: float, sharpness: float, difference: float
+) -> NDArray[np.float32]:
+    """Return one observation (D,): ``observe`` and ``normalise`` on Python's numbers, for a device.
+
+    The same values in a quarter of the time. The goodput in ``x`` must be above 0, as from ``estimators.start`` on.
+    """
+    raw: Any = [0.0] * SIZE
+    numbers: Any = x.tolist()
+    observe(numbers, now, frame_wait, slot_occupied, sharpness, difference, raw)
+    row = []
+    for given, (log, low, span) in zip(raw, _ROWS, strict=True):
+        value = (math.log(given) if given > 0.0 else -math.inf) if log else given
+        scaled = (value - low) / span
+        row.append(0.0 if scaled != scaled or scaled < 0.0 else 1.0 if scaled > 1.0 else scaled)
+    return np.array(row, dtype=np.float32)
+
+
 def _known(value: float, raw: NDArray[Any], i: int) -> None:
     """Write a telemetry value and its flag at ``i`` and ``i + 1``."""
     known = not math.isnan(value)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +43,7 @@ MAX_MEMORY_BYTES = 4 << 10
 CONTEXT = b"adaptsplit bundle statement 1\n"  # no signature made for anything else can pass as one of a bundle
 CLOCK_TOLERANCE_S = 60  # of the wall clocks of the signing machine and of the device; an assumption
 MAX_TIME = 1 << 40  # s since 1970; keeps every number exact in any JSON reader
+VERSION_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,6}){0,3}$"
 
 
 class Refusal(StrEnum):
@@ -58,6 +61,7 @@ class Refusal(StrEnum):
     ROLLBACK = "rollback"
     REPLAY = "version-reused"
     MEMORY = "memory-damaged"  # the file of the highest version cannot be read or written
+    LIBRARY = "library-too-old"  # signed for a newer adaptsplit than this one
 
 
 class RefusedBundle(BundleError):
@@ -69,7 +73,10 @@ class RefusedBundle(BundleError):
 
 
 class Statement(Config):
-    """What is signed. Times are whole seconds since 1970-01-01 UTC."""
+    """What is signed. Times are whole seconds since 1970-01-01 UTC.
+
+    min_library: the oldest adaptsplit that may run it, such as ``0.2``; absent where any may.
+    """
 
     manifest: str = Field(pattern=r"^[0-9a-f]{64}$")
     name: str = Field(min_length=1, max_length=200)
@@ -78,10 +85,15 @@ class Statement(Config):
     not_after: int = Field(ge=0, le=MAX_TIME, strict=True)
     observation: str = Field(pattern=r"^[0-9a-f]{16}$")
     decisions: str = Field(pattern=r"^[0-9a-f]{16}$")
+    min_library: str | None = Field(default=None, pattern=VERSION_PATTERN)
 
     def to_bytes(self) -> bytes:
-        """Return the one form that is signed."""
-        return CONTEXT + canonical(self.model_dump())
+        """Return the one form that is signed; what is absent stands not in it."""
+        return CONTEXT + canonical(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Return what stands in a signature file."""
+        return self.model_dump(exclude_none=True)
 
 
 class SignatureFile(Config):
@@ -115,17 +127,21 @@ class Trust:
     decisions: str | None = None
     clock: Callable[[], float] = time.time
 
-    def check(self, data: bytes, where: str) -> SignatureFile:
+    def check(self, data: bytes, where: str, *, at_rest: bool = False) -> SignatureFile:
         """Return the verified content of a signature file; RefusedBundle otherwise. The bundle itself is not read.
 
         Args:
             data: at most ``MAX_SIGNATURE_BYTES`` bytes of ``signature.json`` (or of a message that carries it).
             where: named in errors.
+            at_rest: for what was taken before and stands on the device's own disk: neither its times nor its version
+                are looked at, so that a device starts again after its policy's signature has run out.
         """
         signed = parse_signature(data, where)
         self._check_signature(signed, where)
         self._check_content(signed.statement, where)
-        self._check_version(signed.statement, where)
+        if not at_rest:
+            self._check_times(signed.statement, where)
+            self._check_version(signed.statement, where)
         return signed
 
     def remember(self, statement: Statement) -> None:
@@ -174,6 +190,13 @@ class Trust:
                 Refusal.DECISIONS,
                 f"{where}: for decisions {statement.decisions}, expected {self.decisions}; export it for this device",
             )
+        if not new_enough(statement.min_library, library_version()):
+            raise RefusedBundle(
+                Refusal.LIBRARY,
+                f"{where}: needs adaptsplit {statement.min_library} or later, this is {library_version()}; upgrade it",
+            )
+
+    def _check_times(self, statement: Statement, where: str) -> None:
         now = int(self.clock())
         if now > statement.not_after + CLOCK_TOLERANCE_S:
             raise RefusedBundle(
@@ -223,7 +246,7 @@ def sign_statement(statement: Statement, key: PrivateKey) -> bytes:
         "schema": "adaptsplit.signature/1",
         "key": key_id(key.public_key()),
         "signature": key.sign(statement.to_bytes()).hex(),
-        "statement": statement.model_dump(),
+        "statement": statement.content(),
     }
     return json.dumps(content, indent=1).encode() + b"\n"
 
@@ -236,6 +259,27 @@ def parse_signature(data: bytes, where: str) -> SignatureFile:
         return parse(SignatureFile, _json_object(data), where)
     except (ValueError, RecursionError, AdaptsplitError) as error:
         raise RefusedBundle(Refusal.MALFORMED, f"{where}: {_line(error)}; sign the bundle again") from error
+
+
+def library_version() -> str:
+    """Return the version of the installed adaptsplit, "unknown" where it is not installed."""
+    try:
+        return version("adaptsplit")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def new_enough(wanted: str | None, found: str) -> bool:
+    """Whether the version ``found`` is at least ``wanted``; one that cannot be told is not. Only numbers count."""
+    if wanted is None:
+        return True
+    number = re.match(VERSION_PATTERN.rstrip("$"), found)
+    return number is not None and _numbers(found[: number.end()]) >= _numbers(wanted)
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(".")]
+    return numbers + [0] * (4 - len(numbers))
 
 
 def decisions_hash(space: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 POLICY_FILE = "policy.npz"
 controllers.register_lazy("online", "adaptsplit.agents.online:online")
+controllers.register_lazy("service", "adaptsplit.device_bridge.advice:service")
 DEFAULT_BLOCK = 50
 
 

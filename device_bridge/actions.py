@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +26,8 @@ class SessionConfig:
 
     A message no longer counts against the window after ``lost_after_s`` without acknowledgement, or when
     ``silent_beats`` heartbeats sent after it (and after the last acknowledgement) have been answered: the link works,
-    so it is lost. A result may come until ``give_up_s`` after the deadline, then it counts as never.
+    so it is lost. A result may come until ``give_up_s`` after the deadline, then it counts as never. ``model`` names
+    the networks in frame messages (``edge_tail.model_id``); empty leaves them unnamed.
     """
 
     session: bytes
@@ -43,6 +44,7 @@ class SessionConfig:
     lost_after_s: float = 10.0
     silent_beats: int = 3
     give_up_s: float = 10.0
+    model: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,11 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A frame has ended; ``outcome`` is one record."""
+    """A frame has ended; ``outcome`` is one record, ``times`` are of its stages (``Flight.times``)."""
 
     frame: int
     outcome: Outcomes
+    times: Mapping[str, float] = field(default_factory=dict)
 
 
 Action: TypeAlias = Look | Decide | Run | Encode | Send | Beat | Settled

@@ -30,27 +30,31 @@ from adaptsplit.device_bridge.actions import (
     Send,
     Settled,
 )
-from adaptsplit.device_bridge.camera import Camera
+from adaptsplit.device_bridge.camera import ShotSource
 from adaptsplit.device_bridge.control import State
 from adaptsplit.device_bridge.decider import Decider
 from adaptsplit.device_bridge.describe import describe, session_config
-from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked, PartMessage
+from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked, PartMessage, Twin
 from adaptsplit.device_bridge.flight import Prediction
 from adaptsplit.device_bridge.livelog import LiveLog
+from adaptsplit.device_bridge.messages import Heartbeat
 from adaptsplit.device_bridge.parts import DevicePart, Parts
 from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.sensors import NominalTelemetry, as_trained, missing
 from adaptsplit.device_bridge.session import DeviceSession
-from adaptsplit.device_bridge.telemetry import Telemetry
+from adaptsplit.device_bridge.telemetry import UNKNOWN, CombinedTelemetry, Telemetry, TelemetrySource, state_fields
 from adaptsplit.device_bridge.topics import DeviceTopics
 from adaptsplit.device_bridge.transport import BrokerAddress, topic_matches
 from adaptsplit.device_bridge.worker import Done, Encoded, Failed, Looked, Pacer, Ran, Worker
-from adaptsplit.errors import ConfigError
+from adaptsplit.errors import ConfigError, RunError
 from adaptsplit.runtime import DeviceRuntime, ModelFolder
 
 log = logging.getLogger("adaptsplit.device")
 
 MAX_INBOX = 4096
 PACES = ("profile", "native")
+KEPT_RECORDS = 1024  # of a service: the newest records in memory
+KEPT_OWNERS = 4096  # frames whose controller is remembered: far more than can be open at a time
 START_AFTER_S = 0.05
 LONGEST_WAIT_S = 0.25
 
@@ -66,6 +70,8 @@ class DeviceOptions:
     drain_s: how long to wait for late results after the last frame. log: the live log; with ``observations`` in it.
     guard: whether everything learned runs inside a ``GuardedController`` (off for experiments only).
     keep: the folder in which a controller that learns keeps what it learned, over restarts.
+    service: a run without end: it begins without a broker if need be, the log is rotated (``log_bytes``), and what is
+    kept in memory does not grow.
     """
 
     broker: str = "mqtt://127.0.0.1:1883"
@@ -81,6 +87,8 @@ class DeviceOptions:
     observations: bool = False
     guard: bool = True
     keep: Path | None = None
+    service: bool = False
+    log_bytes: int = 64 * 1024 * 1024
 
 
 class DeviceAgent:
@@ -89,35 +97,42 @@ class DeviceAgent:
     def __init__(
         self,
         bundle: Bundle,
-        camera: Camera,
+        camera: ShotSource,
         controllers: Sequence[str],
         options: DeviceOptions,
         *,
         block: int = 50,
-        telemetry: Telemetry | None = None,
+        telemetry: TelemetrySource | None = None,
         parts: Sequence[DevicePart] = (),
     ) -> None:
         if options.pace not in PACES:
             raise ConfigError(f"pace {options.pace!r}; expected one of {', '.join(PACES)}")
         self.options = options
         self.bundle = bundle
+        self._block = block
         self.camera = camera
         self.counts: Counter[str] = Counter()
         controller = bundle.build(list(controllers), block, guard=options.guard)
         self.decider = Decider(controller, bundle.space, options.seed, options.keep)
-        self.log = LiveLog(options.log, options.observations)
+        bounds = (options.log_bytes, KEPT_RECORDS) if options.service else (None, None)
+        self.log = LiveLog(options.log, options.observations, *bounds)
         self.parts = Parts(parts, self.counts)
-        self._telemetry = telemetry or Telemetry()
+        self._given = telemetry or Telemetry()
+        self.telemetry = self._telemetry_of(self._given)
+        self.reading = UNKNOWN
         self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
         self._inbox: queue.Queue[tuple[Inbound, float]] = queue.Queue(MAX_INBOX)
         self._id = new_session()
-        self.session = DeviceSession(session_config(bundle, self._id, len(camera.order)), self._grade)
+        self.session = DeviceSession(session_config(bundle, self._id, camera.frames), self._grade)
         self._edges = Edges()
         self._link: DeviceLink | None = None
         self._owner: dict[int, str] = {}
         self._observed: dict[int, Observation] = {}
         self._last_owner, self._last_decision = self.decider.names[0], ""
+        self.last_decided = -1
         self._t0, self._next_state = math.inf, 0.0
+        self._stopping = False
+        self.state_at = -math.inf  # when the last state message left
         stages = bundle.stages if options.pace == "profile" else None
         pacer = Pacer(stages, bundle.space, bundle.context.decision_s, options.seed)
         runtime = DeviceRuntime(ModelFolder.open(bundle.model_path))
@@ -130,7 +145,7 @@ class DeviceAgent:
             self.camera.wait_ready()
             birth = describe(self.bundle, self.decider.names)
             self._link = DeviceLink(self._broker, self._topics, self._id, birth, self._post, self.parts.leaves)
-            self._link.wait_connected(self.options.connect_s)
+            self._wait_connected(self._link)
             until = time.monotonic() + self.options.edge_wait_s
             while self.session.edge_online is None and time.monotonic() < until:
                 self._drain(LONGEST_WAIT_S)
@@ -148,6 +163,31 @@ class DeviceAgent:
         self.decider.close()
         self.log.__exit__()
 
+    def _telemetry_of(self, given: TelemetrySource) -> TelemetrySource:
+        """Say what the policy's training had and this device has not; a modelled board gets constants for it."""
+        trained = self.bundle.manifest.trained
+        lacking = ", ".join(missing(given.read(0.0), trained))
+        if trained is None or not lacking:
+            return given
+        if self.options.pace == "native":
+            log.warning("%s: known in training; until it is known here the recovery decides (--telemetry)", lacking)
+            return given
+        log.warning("%s: known in training, not here; the modelled board shows a constant (--telemetry)", lacking)
+        return CombinedTelemetry([given, NominalTelemetry(trained)])
+
+    def _wait_connected(self, link: DeviceLink) -> None:
+        """Wait for the broker; a service goes on without one, as it would when it went away later."""
+        try:
+            link.wait_connected(self.options.connect_s)
+        except RunError as error:
+            if not self.options.service:
+                raise
+            log.warning("%s; until then this device answers alone", error)
+
+    def stop(self) -> None:
+        """End the run soon, from any thread or signal handler."""
+        self._stopping = True
+
     @property
     def link(self) -> DeviceLink:
         """The connections of an entered agent."""
@@ -160,9 +200,11 @@ class DeviceAgent:
         """Run every frame, from monotonic time ``start_at`` on; return the summary."""
         self._drain(0.0)
         self._t0 = time.monotonic() + START_AFTER_S if start_at is None else start_at
-        until = self._t0 + (len(self.camera.order) + 1) / self.bundle.context.fps + self.options.drain_s
+        frames = math.inf if self.camera.frames is None else self.camera.frames
+        until = self._t0 + (frames + 1) / self.bundle.context.fps + self.options.drain_s
+        self.log.begin(self._description())
         try:
-            while not self.session.done and time.monotonic() < until:
+            while not self.session.done and time.monotonic() < until and not self._stopping:
                 planned = self._t0 + self.session.next_wakeup()
                 self._drain(min(max(planned - time.monotonic(), 0.0), LONGEST_WAIT_S))
                 self._tick(time.monotonic() - self._t0)
@@ -173,11 +215,13 @@ class DeviceAgent:
     def _tick(self, now: float) -> None:
         if now < 0.0:
             return
-        self.session.telemetry(*self._telemetry.read(now))
+        self.reading = self.telemetry.read(now)
+        self.session.telemetry(*as_trained(self.reading, self.bundle.manifest.trained))
         self._do(self.session.tick(now))
         if self.options.state_s and now >= self._next_state:
             self._next_state = now + self.options.state_s
-            self.link.state(self._state())
+            if self.link.state(self._state()):
+                self.state_at = now
         self.parts.each(lambda part: part.tick(now))
 
     def _drain(self, timeout_s: float) -> None:
@@ -204,9 +248,14 @@ class DeviceAgent:
             self._linked(event, now)
         elif isinstance(event, EdgeSeen):
             self._edge(event, now)
+        elif isinstance(event, Twin):
+            self.counts["twins"] += 1
+            self._event("twin", f"session {event.session} speaks under the same id")
         elif isinstance(event, PartMessage):
             self.parts.each(lambda part: self._to_part(part, event, now))
         elif math.isfinite(self._t0):  # messages from before the start are of no use
+            if isinstance(event, Heartbeat) and event.reply and event.session == self._id:
+                self.log.beat(event.sent_us * 1e-6, now)
             self._do(session.received(event, now))
 
     @staticmethod
@@ -231,6 +280,7 @@ class DeviceAgent:
 
     def _decide(self, action: Decide) -> None:
         decision, name = self.decider.decide(action.observation)
+        self.last_decided = action.frame
         self._owner[action.frame], self._observed[action.frame] = name, action.observation
         self._last_decision = self.bundle.space.name((decision.branch, decision.rate, decision.threshold))
         self._do(self.session.decided(action.frame, decision, time.monotonic() - self._t0))
@@ -241,12 +291,13 @@ class DeviceAgent:
     def _settled(self, action: Settled) -> None:
         """Log a record; a frame that nobody decided on belongs to the controller that decided before."""
         name = self._owner.setdefault(action.frame, self._owner.get(action.frame - 1, self._last_owner))
+        self._owner.pop(action.frame - KEPT_OWNERS, None)
         self._last_owner = name
         outcome = action.outcome
-        self._telemetry.spend(float(outcome["compute_j"][0] + outcome["radio_j"][0]))
+        self.telemetry.spend(float(outcome["compute_j"][0] + outcome["radio_j"][0]))
         self.decider.outcome(outcome)
         observation = self._observed.pop(action.frame, None)
-        self.log.add(name, outcome, None if observation is None else observation.tolist())
+        self.log.add(name, outcome, None if observation is None else observation.tolist(), action.times)
         self.parts.each(lambda part: part.settled(name, outcome))
 
     def _grade(self, frame: int, prediction: Prediction) -> float:
@@ -307,13 +358,34 @@ class DeviceAgent:
             unacked=link.unacked,
             edge=link.edge,
             paths=paths,
+            mode=self.decider.mode,
+            edges=self._edges.names,
+            **state_fields(self.reading, self.telemetry.details()),
         )
+
+    def _description(self) -> dict[str, Any]:
+        """What the log's first line says of the run, so that it can be played again in the simulator."""
+        manifest, battery = self.bundle.manifest, self._given
+        own = self.bundle.controller.name
+        return {
+            "scenario": manifest.scenario,
+            "controllers": ["bundle" if name == own else name for name in self.decider.names],
+            "bundle_controller": own,
+            "block": self._block,
+            "fps": self.bundle.context.fps,
+            "deadline_s": self.bundle.context.deadline_s,
+            "decision_s": self.bundle.context.decision_s,
+            "pace": self.options.pace,
+            "first": self.camera.first,
+            "frames": self.camera.frames,
+            "battery": {name: getattr(battery, name, math.nan) for name in ("capacity_j", "start")},
+        }
 
     def summary(self) -> dict[str, Any]:
         """Return what happened, as plain numbers."""
         return {
             "role": "device",
-            "frames": sum(len(rows) for rows in self.log.outcomes().values()),
+            "frames": sum(count for name, count in self.session.counts.items() if name.startswith("path_")),
             "session": dict(self.session.counts),
             "device": {**self.counts, **self.link.counts},
             "pace": dict(self._worker.pacer.counts),

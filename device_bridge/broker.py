@@ -114,7 +114,11 @@ class EmbeddedBroker:
         return f"mqtt://{_in_url(self.host)}:{self.port}"
 
     def __enter__(self) -> EmbeddedBroker:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # also when the process is told to end just now
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -211,10 +215,10 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     where = port if port is not None else (1883 if secure is None else PORT)
     host = host or ("127.0.0.1" if secure is None else "0.0.0.0")
-    with EmbeddedBroker(where, backend, host, secure=secure, plain_port=plain_port, echo=secure is not None) as broker:
+    made = EmbeddedBroker(where, backend, host, secure=secure, plain_port=plain_port, echo=secure is not None)
+    with contextlib.suppress(KeyboardInterrupt), made as broker:
         announce({"ready": True, "role": "broker", "url": broker.url, "backend": broker.backend})
-        with contextlib.suppress(KeyboardInterrupt):
-            broker.wait()
+        broker.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

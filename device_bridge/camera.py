@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from adaptsplit.errors import ConfigError
 from adaptsplit.frames.base import Frame, FrameSource
 
 AHEAD = 400
+AHEAD_ENDLESS = 50  # frames of a run without end: 10 MB of images
 KEPT = 64
 
 
@@ -24,6 +27,27 @@ class Shot:
     previous: NDArray[np.uint8] | None
 
 
+class ShotSource(Protocol):
+    """What a device sees: ``frames`` of it (None: until it is stopped), from number ``first`` of its source on."""
+
+    @property
+    def frames(self) -> int | None:
+        """How many frames."""
+
+    @property
+    def first(self) -> int:
+        """Index of frame 0 in its source; 0 where there is none."""
+
+    def wait_ready(self) -> None:
+        """Block until the first frame can be taken; the run begins afterwards."""
+
+    def shot(self, number: int) -> Shot:
+        """Return frame ``number`` of the run."""
+
+    def labels(self, number: int) -> NDArray[np.int16] | None:
+        """Return the labels of a frame that is still kept, None otherwise."""
+
+
 def flight_order(source: FrameSource, first: int, count: int) -> list[int]:
     """Return ``count`` frame indices from ``first`` on, looping within its flight, as the simulator does."""
     for start, length in source.segments:
@@ -32,12 +56,25 @@ def flight_order(source: FrameSource, first: int, count: int) -> list[int]:
     raise ConfigError(f"first frame {first}: {source.name} has frames 0 to {len(source) - 1}")
 
 
-class Camera:
-    """Renders the frames of ``order`` ahead of their use on a thread of its own; a context manager."""
+def endless_order(source: FrameSource, first: int) -> Iterator[int]:
+    """Yield frame indices from ``first`` on, looping within its flight for ever; ConfigError as ``flight_order``."""
+    flight_order(source, first, 1)
+    start, length = next((s, n) for s, n in source.segments if s <= first < s + n)
+    return (start + (first - start + k) % length for k in count())
 
-    def __init__(self, source: FrameSource, order: Sequence[int], ahead: int = AHEAD) -> None:
+
+class Camera:
+    """Renders the frames of ``order`` ahead of their use on a thread of its own; a context manager.
+
+    An ``order`` that is an iterator has no end.
+    """
+
+    def __init__(self, source: FrameSource, order: Sequence[int] | Iterator[int], ahead: int = AHEAD) -> None:
         self.source = source
-        self.order = list(order)
+        self.frames = len(order) if isinstance(order, Sequence) else None
+        indices = iter(order)
+        self.first = next(indices)
+        self._order = chain([self.first], indices)
         self._starts = {start for start, _ in source.segments}
         self._ahead = ahead
         self._ready: dict[int, Shot] = {}
@@ -59,7 +96,7 @@ class Camera:
 
     def wait_ready(self) -> None:
         """Block until the first ``ahead`` frames are rendered."""
-        self._wait(min(self._ahead, len(self.order)) - 1)
+        self._wait(min(self._ahead, self.frames or self._ahead) - 1)
 
     def shot(self, number: int) -> Shot:
         """Return frame ``number`` of the run; blocks while it is being rendered."""
@@ -84,7 +121,7 @@ class Camera:
 
     def _render(self) -> None:
         last: tuple[int, NDArray[np.uint8]] | None = None
-        for number, index in enumerate(self.order):
+        for number, index in enumerate(self._order):
             with self._change:
                 while number > self._wanted + self._ahead and not self._closed:
                     self._change.wait()

@@ -1,7 +1,7 @@
 """A fleet's own certificate authority: one folder of PEM files (X.509, RFC 5280; keys on the curve P-256).
 
 ca.crt, ca.key, ca.crl      the authority: its certificate, its private key, the list of what it has revoked
-ID.crt, ID.key              one holder: a device, an edge server, a monitor, or the broker (``broker``)
+ID.crt, ID.key              one holder: a device, an edge server, a monitor, an operator, or the broker (``broker``)
 
 The common name is the holder's id, the organisation is the fleet, the organisational unit is the role. Clients may only
 be clients and the broker only a server (extended key usage). Private keys are readable by their owner only.
@@ -28,7 +28,7 @@ from adaptsplit.errors import ConfigError
 from adaptsplit.files import write_whole
 
 BROKER = "broker"
-ROLES = ("device", "edge", "monitor", BROKER)
+ROLES = ("device", "edge", "monitor", "operator", BROKER)
 AUTHORITY = "ca"
 CA_DAYS, DAYS = 3650, 365  # our choice: the life of a fleet, and one year
 _TOLERANCE = timedelta(minutes=5)  # of clocks that are slow when a certificate is new

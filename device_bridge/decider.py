@@ -10,25 +10,59 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from adaptsplit.agents.static import InterleavedController
-from adaptsplit.controller import Controller
+from adaptsplit.agents.build import kind_of
+from adaptsplit.agents.static import InterleavedController, InterleavedState
+from adaptsplit.controller import Controller, State
 from adaptsplit.decision import Decision, DecisionSpace
 from adaptsplit.device_bridge.actions import Observation
 from adaptsplit.device_bridge.learner_state import load_learned, save_learned
 from adaptsplit.errors import DataError
-from adaptsplit.guard import GuardEvent, events_of
-from adaptsplit.guard_monitors import safe_decision
+from adaptsplit.guard import GuardedController, GuardEvent, GuardState, Reason, events_of
+from adaptsplit.guard_monitors import REASONS, safe_decision
 from adaptsplit.outcome import Outcomes
 
 log = logging.getLogger("adaptsplit.device")
 
+MAX_DURATIONS = 256
 MAX_SWITCHES = 1024  # kept until they are taken
+MAX_RECENT = 256  # observations kept for the self-test of the next policy
 KEEP_S = 30.0  # how often what was learned is written: a crash loses at most that, and a flash card lives long
 STATE_FILE = "learner.npz"
+Mode = Literal["learned", "rule", "recovery"]
+BLAMED = frozenset({Reason.RANGE, Reason.FAILED, Reason.LATE, Reason.ILLEGAL, Reason.SLOW})  # on the policy
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What decided before an exchange: the controller as it was asked (in its guard), its state, its folder."""
+
+    policy: Controller
+    state: State
+    keep: Path | None
+
+
+def runs(part: Controller, policy: Controller) -> bool:
+    """Whether ``part`` is ``policy``, in a guard or not."""
+    return part is policy or (isinstance(part, GuardedController) and part.learned is policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard said of one decision: ``trip`` begins a time of the recovery, ``recovered`` was decided by it.
+
+    controller: who was to decide. Only what a policy can be blamed for counts (``BLAMED``): no silent link, no frozen
+    sensor, no empty battery.
+    """
+
+    controller: Controller
+    trip: bool
+    recovered: bool
 
 
 class Decider:
@@ -42,23 +76,98 @@ class Decider:
     def __init__(self, controller: Controller, space: DecisionSpace, seed: int, keep: Path | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.slowest_s = 0.0
-        self._controller = controller
+        self.durations: deque[float] = deque(maxlen=MAX_DURATIONS)  # of the last decisions, s
+        self.mode: Mode = "rule"  # who decided last
+        self.learning = True  # False: outcomes are no longer told to the controller
+        self._recovering: set[str] = set()
+        self._seed = seed
+        self._keep = keep
         self._space = space
         self._recovery = safe_decision(space)
         self._switches: deque[GuardEvent] = deque(maxlen=MAX_SWITCHES)
-        self._state = controller.init(1, np.random.default_rng(seed))
+        self._verdicts: deque[Verdict] = deque(maxlen=MAX_SWITCHES)
+        self.recent: deque[Observation] = deque(maxlen=MAX_RECENT)
         self._known: list[Outcomes] = []
-        self._file = keep / STATE_FILE if keep is not None and controller.learns else None
         self._kept_at = time.monotonic()
+        self._take_over(controller)
+
+    def _take_over(self, controller: Controller) -> None:
+        state = controller.init(1, np.random.default_rng(self._seed))
+        self._controller, self._state = controller, state
+        self._file = self._keep / STATE_FILE if self._keep is not None and controller.learns else None
         self._restore()
-        self.names = [controller.name]
-        if isinstance(controller, InterleavedController):
-            self.names = [part.name for part in controller.parts]
+        self._describe()
+
+    def _describe(self) -> None:
+        self.names = [part.name for part in self._parts()]
+        self._kinds = [kind_of(part) for part in self._parts()]
+        self._recovering = set()
+
+    def _parts(self) -> tuple[Controller, ...]:
+        own = self._controller
+        return own.parts if isinstance(own, InterleavedController) else (own,)
+
+    def swap(self, controller: Controller) -> None:
+        """Let another controller decide from the next frame on; what the old one learned is written first.
+
+        Call it between two decisions, on the thread that decides.
+        """
+        self.keep()
+        self._take_over(controller)
+        self._known = []
+        self.counts["swaps"] += 1
+
+    def exchange(self, old: Controller, policy: Controller, state: State, keep: Path | None = None) -> Exchanged | None:
+        """Let ``policy`` decide from the next frame on wherever ``old`` did, guarded or not; the others go on.
+
+        Returns what decided before, with its state, for an exchange back; None where ``old`` does not decide here.
+        ``state`` is the policy's, for one row; ``keep`` the folder of its own for what it learns: what the one before
+        learned is written first and is left alone. Outcomes that are still to come are learned by the new one only.
+        """
+        turns = [i for i, part in enumerate(self._parts()) if runs(part, old)]
+        if not turns:
+            return None
+        self.keep()
+        before = Exchanged(self._parts()[turns[0]], self._state_of(turns[0]), self._keep)
+        self._put(turns, policy, state)
+        self._known, self._keep = [], keep
+        self._file = keep / STATE_FILE if keep is not None and self._controller.learns else None
+        self._restore()
+        self._describe()
+        self.counts["exchanges"] += 1
+        return before
+
+    def _put(self, turns: list[int], policy: Controller, state: State) -> None:
+        own = self._controller
+        if not isinstance(own, InterleavedController):
+            self._controller, self._state = policy, state
+            return
+        states = [state if i in turns else kept for i, kept in enumerate(self._state.states)]
+        self._controller = InterleavedController(
+            [policy if i in turns else part for i, part in enumerate(own.parts)], own.block
+        )
+        self._state = InterleavedState(self._state.decided, tuple(states))
+
+    def _state_of(self, turn: int) -> State:
+        return self._state.states[turn] if isinstance(self._state, InterleavedState) else self._state
+
+    def take_verdicts(self) -> list[Verdict]:
+        """Return what the guard said of the decisions since the last call; beyond 1024 the oldest are lost."""
+        verdicts = list(self._verdicts)
+        self._verdicts.clear()
+        return verdicts
+
+    def _verdict(self, turn: int, failed: bool) -> Verdict:
+        state = self._state_of(turn)
+        blamed = isinstance(state, GuardState) and REASONS[int(state.reason[0])] in BLAMED
+        trip = isinstance(state, GuardState) and blamed and any(event.to == "recovery" for event in state.events)
+        return Verdict(self._parts()[turn], failed or trip, failed or blamed)
 
     def decide(self, observation: Observation) -> tuple[Decision, str]:
         """Return a canonical decision and the name of the controller that it came from."""
         begun = time.perf_counter()
-        turn = 0
+        turn, failed = 0, False
+        self.recent.append(observation)
         try:
             if isinstance(self._controller, InterleavedController):
                 turn = self._controller.active(self._state)
@@ -67,16 +176,25 @@ class Decider:
             row = self._space.canonical(np.asarray(chosen).reshape(1, 3))[0]
             decision = Decision(*(int(i) for i in row))
             self._note(events_of(self._state, turn), self.names[turn])
+            self.mode = self._mode(turn)
         except Exception:
+            self.mode = "recovery"
             log.exception("controller %s failed; recovery decision taken", self.names[turn])
             self.counts["recoveries"] += 1
-            decision = self._recovery
-        self.slowest_s = max(self.slowest_s, time.perf_counter() - begun)
+            decision, failed = self._recovery, True
+        self._verdicts.append(self._verdict(turn, failed))
+        self.durations.append(time.perf_counter() - begun)
+        self.slowest_s = max(self.slowest_s, self.durations[-1])
         return decision, self.names[turn]
+
+    def _mode(self, turn: int) -> Mode:
+        if self.names[turn] in self._recovering:
+            return "recovery"
+        return "learned" if self._kinds[turn] == "learned" else "rule"
 
     def outcome(self, outcome: Outcomes) -> None:
         """Take an outcome that has become known; the controller learns it before its next decision."""
-        if self._controller.learns:
+        if self._controller.learns and self.learning:
             self._known.append(outcome)
         if self._file is not None and time.monotonic() - self._kept_at >= KEEP_S:
             self.keep()
@@ -126,6 +244,7 @@ class Decider:
 
     def _note(self, events: tuple[GuardEvent, ...], name: str) -> None:
         for event in events:
+            (self._recovering.add if event.to == "recovery" else self._recovering.discard)(name)
             self.counts[f"guard_{event.reason}" if event.to == "recovery" else "guard_returns"] += 1
             log.warning("guard of %s: %s decides (%s) %s", name, event.to, event.reason, event.detail)
         self._switches += events

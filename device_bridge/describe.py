@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adaptsplit.bundle import Bundle
+from adaptsplit.bundle import MODEL_FOLDER, Bundle
 from adaptsplit.device_bridge.actions import SessionConfig
 from adaptsplit.device_bridge.control import Birth
+from adaptsplit.device_bridge.edge_tail import model_id
 from adaptsplit.device_bridge.flight import Energy
 from adaptsplit.observation import schema_hash
+from adaptsplit.runtime.folder import MODEL_FILE
 
 
-def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig:
+def session_config(bundle: Bundle, session: bytes, frames: int | None) -> SessionConfig:
     """Return the constants of a session from the bundle's context."""
     c = bundle.context
     return SessionConfig(
@@ -25,6 +27,7 @@ def session_config(bundle: Bundle, session: bytes, frames: int) -> SessionConfig
         prior_rtt_s=c.rtt_s,
         prior_server_s=c.server_s,
         retention=bundle.summary.retention,
+        model=model_id(bundle.manifest.files[f"{MODEL_FOLDER}/{MODEL_FILE}"].sha256, bundle.space),
         energy=Energy(c.compute_w, c.radio_w, c.radio_j_per_bit),
     )
 

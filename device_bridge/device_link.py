@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from adaptsplit.device_bridge.control import Birth, Connection, Data, Event, State, build_control, parse_control
+from adaptsplit.device_bridge.control import Birth, Connection, Data, Event, State, parse_control
 from adaptsplit.device_bridge.messages import Message, parse_message
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.topics import DeviceTopics, device_of, edge_of
-from adaptsplit.device_bridge.transport import BrokerAddress, Will, topic_matches
+from adaptsplit.device_bridge.transport import BrokerAddress, Extras, Will, topic_matches
+from adaptsplit.device_bridge.voice import Voice
 from adaptsplit.errors import MessageError
 
 log = logging.getLogger("adaptsplit.device")
@@ -40,6 +42,13 @@ class EdgeSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """Another life speaks under this device's id: ``session`` is there, too, at this moment."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class PartMessage:
     """A message on one of the parts' own topics, not looked into."""
 
@@ -47,7 +56,7 @@ class PartMessage:
     payload: bytes
 
 
-Incoming: TypeAlias = Message | Linked | EdgeSeen | PartMessage
+Incoming: TypeAlias = Message | Linked | EdgeSeen | PartMessage | Twin
 
 
 class Edges:
@@ -60,6 +69,11 @@ class Edges:
     def online(self) -> bool:
         """Whether any is."""
         return any(state == "ONLINE" for _, state in self._known.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of those that are there, sorted."""
+        return sorted(edge for edge, (_, state) in self._known.items() if state == "ONLINE")
 
     def clear(self) -> None:
         """Forget them: the control connection is gone."""
@@ -90,13 +104,12 @@ class DeviceLink:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._topics = topics
-        self._session = session
-        self._sequence = 0
+        self._voice = Voice(session)
         self._birth = birth
         self._post = post
         self._leaves = [topics.leaf(leaf) for leaf in leaves]
         unique = f"{topics.device}-{session.hex()[:8]}"
-        will = Will(topics.leaf("connection"), self._envelope(Connection(state="CONNECTION_BROKEN")))
+        will = Will(topics.leaf("connection"), *self._voice.will(Connection(state="CONNECTION_BROKEN")))
         self._data = MqttTransport(
             broker,
             f"{unique}-data",
@@ -104,11 +117,20 @@ class DeviceLink:
             self._on_message,
             lambda up: self._post(Linked("data", up), time.monotonic()),
             send_buffer=SEND_BUFFER_BYTES,
+            mqtt5=False,  # nothing on the data plane has properties, and they cost 60 us a message
         )
-        filters = [topics.leaf("heartbeat/reply"), topics.edges, *self._leaves]
+        self._made = threading.Event()  # the connection may stand before its constructor has returned
         self._control = MqttTransport(
-            broker, f"{unique}-control", filters, self._on_message, self._on_control, will=will, qos=1
+            broker,
+            f"{unique}-control",
+            [topics.leaf("heartbeat/reply"), topics.leaf("connection"), topics.edges, *self._leaves],
+            self._on_message,
+            self._on_control,
+            will=will,
+            qos=1,
+            live=[topics.leaf("cmd/+"), topics.leaf("connection")],
         )
+        self._made.set()
 
     def wait_connected(self, timeout_s: float) -> None:
         """Block until both connections stand; RunError with the cure after ``timeout_s``."""
@@ -117,8 +139,7 @@ class DeviceLink:
 
     def close(self) -> None:
         """Say OFFLINE and disconnect."""
-        offline = self._envelope(Connection(state="OFFLINE"))
-        self._control.publish(self._topics.leaf("connection"), offline, qos=1, retain=True)
+        self.tell("connection", Connection(state="OFFLINE"), retain=True)
         self._data.close()
         self._control.close()
 
@@ -132,44 +153,85 @@ class DeviceLink:
         """Publish a heartbeat, unless older output still waits."""
         self._control.publish_latest(self._topics.leaf("heartbeat"), payload)
 
-    def state(self, state: State) -> None:
-        """Publish telemetry, unless older output still waits."""
-        self._control.publish_latest(self._topics.leaf("state"), self._envelope(state))
+    def state(self, state: State) -> bool:
+        """Publish telemetry, unless older output still waits; whether it left."""
+        return self.latest("state", state)
+
+    def latest(self, leaf: str, content: Data) -> bool:
+        """Publish a control message at QoS 0; False (and no number is spent) when older output still waits."""
+        topic = self._topics.leaf(leaf)
+        return self._voice.say(
+            topic, content, lambda payload, extras: self._control.publish_latest(topic, payload, extras=extras)
+        )
 
     def event(self, kind: str, detail: str) -> None:
         """Publish something that happened."""
-        self._control.publish(self._topics.leaf("event"), self._envelope(Event(kind=kind, detail=detail)), qos=1)
+        self.tell("event", Event(kind=kind, detail=detail))
+
+    def rebirth(self, birth: Birth | None = None) -> bool:
+        """Say ONLINE and the birth (a new one, if given) again; False when they cannot leave now."""
+        self._birth = birth or self._birth
+        said = [self.tell("connection", Connection(state="ONLINE"), retain=True)]
+        return all([*said, self.tell("birth", self._birth, retain=True)])
+
+    @property
+    def birth(self) -> Birth:
+        """What the device says of itself."""
+        return self._birth
+
+    @property
+    def session(self) -> str:
+        """The id of this life of the device, 32 hex digits."""
+        return self._voice.session.hex()
 
     def publish(self, leaf: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Publish on one of the device's topics of the control connection; False when it cannot leave now."""
         return self._control.publish(self._topics.leaf(leaf), payload, qos=qos, retain=retain)
 
-    def tell(self, leaf: str, content: Data, *, qos: int = 1, retain: bool = False) -> bool:
-        """Publish a control message in its envelope; False when it cannot leave now."""
-        return self.publish(leaf, self._envelope(content), qos=qos, retain=retain)
+    def tell(
+        self, leaf: str, content: Data, *, qos: int = 1, retain: bool = False, extras: Extras | None = None
+    ) -> bool:
+        """Publish a control message in its envelope; False when it cannot leave now.
+
+        ``extras`` is for what MQTT 5 carries beside it; by default the name of its schema.
+        """
+        topic = self._topics.leaf(leaf)
+
+        def send(payload: bytes, beside: Extras) -> bool:
+            return self._control.publish(topic, payload, qos=qos, retain=retain, extras=beside)
+
+        return self._voice.say(topic, content, send, extras)
 
     def transport_counts(self) -> dict[str, dict[str, int]]:
         """Return what the two connections counted."""
         return {"data": dict(self._data.counts), "control": dict(self._control.counts)}
 
-    def _envelope(self, data: Data) -> bytes:
-        self._sequence += 1
-        utc, mono = time.time(), time.monotonic()
-        return build_control(data, seq=self._sequence, session=self._session, ts_ms=int(utc * 1e3), mono_ms=mono * 1e3)
-
     def _on_control(self, up: bool) -> None:
+        self._made.wait()
         if up:
-            for leaf, content in (("connection", Connection(state="ONLINE")), ("birth", self._birth)):
-                self._control.publish(self._topics.leaf(leaf), self._envelope(content), qos=1, retain=True)
+            self.rebirth()
         self._post(Linked("control", up), time.monotonic())
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         at = time.monotonic()
         try:
-            self._post(self._parse(topic, payload), at)
+            event = self._own(payload) if topic == self._topics.leaf("connection") else self._parse(topic, payload)
+            if event is not None:
+                self._post(event, at)
         except MessageError as error:
             self.counts["malformed"] += 1
             log.info("%s: %s", topic, error)
+
+    def _own(self, payload: bytes) -> Twin | None:
+        """Our own connection topic: the late will of an earlier life is put right, another life is told of."""
+        envelope, content = parse_control(payload)
+        if envelope.session == self.session or not isinstance(content, Connection):
+            return None
+        if content.state == "ONLINE":
+            return Twin(envelope.session)
+        self.counts["late_wills"] += 1
+        self.rebirth()
+        return None
 
     def _parse(self, topic: str, payload: bytes) -> Incoming:
         if topic in (self._topics.leaf("down"), self._topics.leaf("heartbeat/reply")):

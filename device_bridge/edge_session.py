@@ -1,24 +1,37 @@
-"""The edge server's session: pure (event, now) -> actions, for any number of devices.
+"""The edge server's session: pure (event, now) -> actions, for any number of devices and several models.
 
-Every frame message is acknowledged on arrival. Frames wait in one bounded queue for the tail; a frame whose deadline
-has passed in the queue, or that finds it full, is dropped with a result that says so. Messages that are not ours,
-damaged or repeated are counted; nothing a device sends can stop the others.
+Every frame message is acknowledged on arrival. Frames wait in one bounded queue per model (``batching``): earliest
+deadline first, a fair share for each device; what cannot be answered in time is dropped with a result that says so.
+Messages that are not ours, damaged or repeated are counted; nothing a device sends can stop the others.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Result, Status, parse_message
+from adaptsplit.device_bridge.batching import MAX_PER_DEVICE, Job, TailQueue
+from adaptsplit.device_bridge.messages import (
+    MODEL_BYTES,
+    Ack,
+    FrameMessage,
+    Heartbeat,
+    Result,
+    ServerLoad,
+    Status,
+    parse_message,
+)
 from adaptsplit.device_bridge.topics import DeviceTopics, device_of
 from adaptsplit.errors import AdaptsplitError, ConfigError, MessageError
 
+__all__ = ["MAX_PER_DEVICE", "EdgeSession", "Job", "Lane", "Reply", "TailAnswer", "Work"]
+
 MAX_QUEUE = 64
 MAX_QUEUE_BYTES = 32 << 20
-MAX_PER_DEVICE = 8
 MAX_DEVICES = 4096
+ANY_MODEL = bytes(MODEL_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +44,20 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A frame that waits for the tail; times in s on the edge's clock."""
-
-    device: str
-    message: FrameMessage
-    arrived: float
-    begun: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Work:
-    """Run the tail on this job, then call ``worked`` or ``refused``."""
+    """Run the tail of ``model`` on these jobs of one branch, then call ``finished``."""
 
-    job: Job
+    jobs: tuple[Job, ...]
+
+    @property
+    def job(self) -> Job:
+        """The first, or only, job."""
+        return self.jobs[0]
+
+    @property
+    def model(self) -> bytes:
+        """Whose tail."""
+        return self.jobs[0].model
 
 
 EdgeAction: TypeAlias = Reply | Work
@@ -58,24 +71,40 @@ class TailAnswer:
     confidence: float
 
 
-class EdgeSession:
-    """See the module's text. One job is at work at a time."""
+@dataclass(slots=True)
+class Lane:
+    """One model: how many branches its decision space has, and its queue."""
 
-    def __init__(self, fleet: str, branches: int, max_queue: int = MAX_QUEUE) -> None:
+    branches: int
+    queue: TailQueue
+
+
+class EdgeSession:
+    """See the module's text. One batch per model is at work at a time.
+
+    ``lanes`` by the models' ids; the first also takes frames that name no model. Without ``lanes`` there is one model
+    of ``branches`` branches, with a queue of ``max_queue``.
+    """
+
+    def __init__(
+        self, fleet: str, branches: int = 0, max_queue: int = MAX_QUEUE, *, lanes: Mapping[bytes, Lane] | None = None
+    ) -> None:
         self.fleet = fleet
         self.counts: Counter[str] = Counter()
-        self._branches = branches
-        self._max_queue = max_queue
-        self._queue: deque[Job] = deque()
-        self._queued_bytes = 0
-        self._queued: Counter[str] = Counter()
-        self._working = False
+        self.lanes = dict(lanes or {ANY_MODEL: Lane(branches, TailQueue(max_queue, MAX_QUEUE_BYTES))})
+        self._first = next(iter(self.lanes))
+        self._prefix = DeviceTopics(fleet, "d").leaf("").removesuffix("d/")
         self._last: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._queue)
+        """Jobs in the queues."""
+        return sum(len(lane.queue) for lane in self.lanes.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is at work."""
+        return not self.waiting and not any(lane.queue.at_work for lane in self.lanes.values())
 
     def received(self, topic: str, payload: bytes, now: float) -> list[EdgeAction]:
         """A message came from somebody; MessageError never leaves this method."""
@@ -91,19 +120,24 @@ class EdgeSession:
             self.counts["malformed"] += 1
             return []
 
+    def finished(self, work: Work, answers: Sequence[TailAnswer | AdaptsplitError], now: float) -> list[EdgeAction]:
+        """The tail has answered, or refused (an error: its container does not decode or fit), each of the jobs."""
+        queue = self.lanes[work.model].queue
+        queue.done(now)
+        self.counts["batches"] += 1
+        load = self._load(work.model, now)
+        actions: list[EdgeAction] = []
+        for job, answer in zip(work.jobs, answers, strict=True):
+            actions.append(self._answer(job, answer, now, load))
+        return [*actions, *self._next(work.model, now)]
+
     def worked(self, job: Job, answer: TailAnswer, now: float) -> list[EdgeAction]:
-        """The tail has answered."""
-        self.counts["answered"] += 1
-        self.counts["residence_us"] += round((now - job.arrived) * 1e6)
-        self._working = False
-        reply = self._result(job, now, Status.DONE, answer.prediction, answer.confidence)
-        return [reply, *self._next(now)]
+        """``finished`` for a batch of one that was answered."""
+        return self.finished(Work((job,)), [answer], now)
 
     def refused(self, job: Job, error: AdaptsplitError, now: float) -> list[EdgeAction]:
-        """The container could not be decoded, or does not fit the model."""
-        self.counts["refused"] += 1
-        self._working = False
-        return [self._result(job, now, Status.REFUSED), *self._next(now)]
+        """``finished`` for a batch of one that could not be used."""
+        return self.finished(Work((job,)), [error], now)
 
     def _pulse(self, device: str, beat: Heartbeat) -> Reply:
         self.counts["heartbeats"] += 1
@@ -111,37 +145,28 @@ class EdgeSession:
         return Reply(DeviceTopics(self.fleet, device).leaf("heartbeat/reply"), reply.to_bytes(), control=True)
 
     def _frame(self, device: str, message: FrameMessage, now: float) -> list[EdgeAction]:
-        if message.branch >= self._branches:
-            raise MessageError(f"branch {message.branch} of {self._branches}")
+        model = message.model or self._first
+        if model not in self.lanes:  # another server's business; nothing here may answer for it
+            self.counts["other_model"] += 1
+            return []
+        if message.branch >= self.lanes[model].branches:
+            raise MessageError(f"branch {message.branch} of {self.lanes[model].branches}")
         self.counts["frames"] += 1
         self.counts["bytes"] += len(message.container)
-        ack = Ack(message.session, message.sequence, message.frame)
-        actions: list[EdgeAction] = [Reply(DeviceTopics(self.fleet, device).leaf("down"), ack.to_bytes())]
+        reply = Reply(self._down(device), Ack(message.session, message.sequence, message.frame).to_bytes())
         if self._repeated(device, message):
             self.counts["repeated"] += 1
-            return actions
-        job = Job(device, message, now)
-        if self._full(job):
-            self.counts["dropped_full"] += 1
-            return [*actions, self._result(job, now, Status.DROPPED)]
-        self._queue.append(job)
-        self._queued[device] += 1
-        self._queued_bytes += len(message.container)
-        return actions + self._next(now)
+            return [reply]
+        return [reply, *self._admit(Job(device, message, now, model=model), now)]
 
-    def _full(self, job: Job) -> bool:
-        """Whether the queue is full for this device: in all, or by its own share."""
-        size = self._queued_bytes + len(job.message.container)
-        full = len(self._queue) >= self._max_queue or size > MAX_QUEUE_BYTES
-        return full or self._queued[job.device] >= MAX_PER_DEVICE
-
-    def _pop(self) -> Job:
-        job = self._queue.popleft()
-        self._queued_bytes -= len(job.message.container)
-        self._queued[job.device] -= 1
-        if not self._queued[job.device]:
-            del self._queued[job.device]
-        return job
+    def _admit(self, job: Job, now: float) -> list[EdgeAction]:
+        queue = self.lanes[job.model].queue
+        why = "dropped_full" if queue.full(job) else "dropped_hopeless" if queue.hopeless(job, now) else ""
+        if why:
+            self.counts[why] += 1
+            return [self._result(job, now, Status.DROPPED, self._load(job.model, now))]
+        queue.push(job)
+        return self._next(job.model, now)
 
     def _repeated(self, device: str, message: FrameMessage) -> bool:
         session, sequence = self._last.pop(device, (b"", -1))
@@ -151,25 +176,40 @@ class EdgeSession:
             self._last.popitem(last=False)
         return repeated
 
-    def _next(self, now: float) -> list[EdgeAction]:
-        """Start the oldest job that can still make its deadline."""
-        actions: list[EdgeAction] = []
-        while self._queue and not self._working:
-            job = self._pop()
-            waited = now - job.arrived
-            if waited > 0.0 and waited * 1e6 >= job.message.budget_us:
-                self.counts["dropped_late"] += 1
-                actions.append(self._result(job, now, Status.DROPPED))
-            else:
-                self._working = True
-                actions.append(Work(Job(job.device, job.message, job.arrived, now)))
-        return actions
+    def _next(self, model: bytes, now: float) -> list[EdgeAction]:
+        """Start the next batch of a model whose tail is free; drop what has waited past its deadline."""
+        queue = self.lanes[model].queue
+        if queue.at_work or not len(queue):
+            return []
+        batch, late = queue.take(now)
+        self.counts["dropped_late"] += len(late)
+        load = self._load(model, now)
+        actions: list[EdgeAction] = [self._result(job, now, Status.DROPPED, load) for job in late]
+        return [*actions, Work(batch)] if batch else actions
+
+    def _answer(self, job: Job, answer: TailAnswer | AdaptsplitError, now: float, load: ServerLoad) -> EdgeAction:
+        if isinstance(answer, AdaptsplitError):
+            self.counts["refused"] += 1
+            return self._result(job, now, Status.REFUSED, load)
+        self.counts["answered"] += 1
+        self.counts["residence_us"] += round((now - job.arrived) * 1e6)
+        return self._result(job, now, Status.DONE, load, answer)
+
+    def _load(self, model: bytes, now: float) -> ServerLoad:
+        queue = self.lanes[model].queue
+        return ServerLoad(len(queue), queue.wait_s(now))
 
     def _result(
-        self, job: Job, now: float, status: Status, prediction: bytes = b"", confidence: float = 0.0
+        self, job: Job, now: float, status: Status, load: ServerLoad, answer: TailAnswer | None = None
     ) -> EdgeAction:
         residence = now - job.arrived
         queue = min(max((job.begun or now) - job.arrived, 0.0), residence)
         m = job.message
-        result = Result(m.session, m.sequence, m.frame, residence, queue, confidence, status, prediction)
-        return Reply(DeviceTopics(self.fleet, job.device).leaf("down"), result.to_bytes())
+        prediction, confidence = (b"", 0.0) if answer is None else (answer.prediction, answer.confidence)
+        told = load if m.model else None
+        result = Result(m.session, m.sequence, m.frame, residence, queue, confidence, status, prediction, told)
+        return Reply(self._down(job.device), result.to_bytes())
+
+    def _down(self, device: str) -> str:
+        """Return the topic for a device whose id came out of ``device_of``, which has checked it."""
+        return f"{self._prefix}{device}/down"

@@ -38,6 +38,8 @@ class Flight:
     arrived: float
     deadline: float
     decided: float = math.nan
+    looked_at: float = math.nan
+    signal_dbm: float = math.nan
     decision: Decision | None = None
     threshold: float = math.nan
     patience: float = math.nan
@@ -50,7 +52,10 @@ class Flight:
     container: bytes = b""
     sequence: int = -1
     sent_at: float = math.nan
+    acked_at: float = math.nan
     wire_bytes: int = 0
+    server_s: float = math.nan
+    queue_s: float = math.nan
     service_s: float = math.nan
     lost: bool = False
     path: Path | None = None
@@ -88,6 +93,15 @@ class Flight:
     def miss(self) -> None:
         """No answer by the scenario's deadline."""
         self.path, self.answered, self.quality, self.confidence = Path.MISS, math.nan, 0.0, 0.0
+
+    def times(self) -> dict[str, float]:
+        """Return what is known of when each stage ended (s since frame 0), for the live log; see ``livelog``."""
+        known = {"looked_s": self.looked_at, "exit_s": self.exit_at, "free_s": self.free_at}
+        known["signal_dbm"] = self.signal_dbm
+        if self.sent:
+            known |= {"sent_s": self.sent_at, "wire_bytes": float(self.wire_bytes), "acked_s": self.acked_at}
+            known |= {"server_s": self.server_s, "queue_s": self.queue_s}
+        return {name: value for name, value in known.items() if math.isfinite(value)}
 
     def record(self, energy: Energy, goodput_bps: float) -> Outcomes:
         """Return the outcome record, an array of one; ``goodput_bps`` serves where no acknowledgement told the time."""

@@ -71,7 +71,7 @@ class Ledger:
         flight.known = max(flight.wait_until, flight.decided) if flight.lost else now
         self.counts[f"path_{flight.path.name.lower()}"] += 1
         outcome = flight.record(self.config.energy, float(self.tracker[est.GOODPUT]))
-        self.actions.append(Settled(flight.frame, outcome))
+        self.actions.append(Settled(flight.frame, outcome, flight.times()))
 
     def flush(self) -> list[Action]:
         """Return the actions collected since the last call."""

@@ -70,7 +70,7 @@ class Fleet:
         values = {"PREFIX": PREFIX, "FLEET": self.name}
         parts = [_fill("fleet.acl", values)]
         for holder in self.holders:
-            if holder.role in ("edge", "monitor"):
+            if holder.role in ("edge", "monitor", "operator"):
                 parts.append(_fill(f"{holder.role}.acl", {**values, "USER": check_id(holder.role, holder.name)}))
         return "".join(parts)
 

@@ -79,7 +79,7 @@ class Sender:
             self._ledger.counts["skipped_ack"] += 1
             self._forget(next(iter(self.unacked.values())), now)
         x = self._tracker
-        flight.service_s = self._service_s(flight, now)
+        flight.service_s, flight.acked_at = self._service_s(flight, now), now
         del self.unacked[ack.sequence]
         self._silent_beats = 0
         est.on_ack(x, now, flight.sent_at, flight.wire_bytes, self._oldest_sent(now))
@@ -111,6 +111,7 @@ class Sender:
         prediction = np.frombuffer(result.prediction, dtype=np.uint8)
         flight.agreement = float(np.mean(prediction == flight.exit_prediction))
         flight.result_at, flight.lost = now, False
+        flight.server_s, flight.queue_s = result.residence_s, result.queue_s
         est.on_result(self._tracker, now, flight.agreement, result.residence_s, result.queue_s)
         if now > flight.wait_until:
             self._expire(flight, now)
@@ -173,7 +174,7 @@ class Sender:
         est.on_sent(self._tracker, now, flight.wire_bytes)
         self._tracker[est.LAST_SENT] = 1.0
         self.unacked[flight.sequence] = self.awaiting[flight.sequence] = flight
-        message = FrameMessage(*head, max(round(now * 1e6), 0), budget, flight.container)
+        message = FrameMessage(*head, max(round(now * 1e6), 0), budget, flight.container, self._config.model)
         self._ledger.actions.append(Send(message))
 
     def _pass_over(self, now: float) -> None:

@@ -40,7 +40,7 @@ from adaptsplit.device_bridge.flight import Flight, Prediction
 from adaptsplit.device_bridge.ledger import Ledger
 from adaptsplit.device_bridge.messages import Ack, Heartbeat, Message, Result
 from adaptsplit.device_bridge.sender import Sender
-from adaptsplit.observation import SIZE, normalise, observe
+from adaptsplit.observation import observation_row
 from adaptsplit.outcome import Path
 
 KEPT_BEATS = 32
@@ -81,6 +81,11 @@ class DeviceSession:
     def done(self) -> bool:
         """Whether every frame has ended in its record."""
         return self._ended() and self._at_work is None and self._sender.idle
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame waits for the window to open."""
+        return self._sender.slot is not None
 
     @property
     def taken_up_at(self) -> float:
@@ -146,10 +151,9 @@ class DeviceSession:
     def looked(self, frame: int, sharpness: float, difference: float, now: float) -> list[Action]:
         """The content signals of the frame at work are known: ask for a decision."""
         flight = self._working(frame)
-        raw, out = np.zeros(SIZE), np.zeros(SIZE, dtype=np.float32)
+        flight.looked_at, flight.signal_dbm = now, float(self.tracker[est.SIGNAL])
         wait, waiting = flight.decided - flight.arrived, float(self._sender.slot is not None)
-        observe(self.tracker, now, wait, waiting, sharpness, difference, raw)
-        normalise(raw, out)
+        out = observation_row(self.tracker, now, wait, waiting, sharpness, difference)
         self._ledger.actions.append(Decide(frame, out))
         return self._ledger.flush()
 

@@ -11,10 +11,15 @@ from typing import Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from adaptsplit.device_bridge.tls import check_address
+from adaptsplit.device_bridge.topics import topic_matches
 from adaptsplit.errors import ConfigError
+
+__all__ = ["BrokerAddress", "Extras", "MemoryHub", "MemoryTransport", "Transport", "Will", "secured", "topic_matches"]
 
 OnMessage = Callable[[str, bytes], None]
 OnLink = Callable[[bool], None]
+OnDetail = Callable[[str, bytes, int, bool], None]
+"""(topic, payload, quality of service, delivered because it was retained)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +97,47 @@ def secured(url: str, ca: Path | None, cert: Path | None, key: Path | None, inse
     return check_address(replace(address, ca=ca, cert=cert, key=key, insecure=insecure or address.insecure))
 
 
+def no_connection(broker: BrokerAddress, why: str, closed_early: bool) -> str:
+    """Return what to say when there is no connection: ``why`` if it is known, and the cure."""
+    port = broker.port
+    where = f"{'mqtts' if broker.tls else 'mqtt'}://{broker.host}:{port}"
+    if why:
+        return f"no MQTT connection to {where}: {why}; check the broker's name, --ca, --cert and --key, and the clock"
+    if closed_early:
+        return f"{where} closes the connection; does it take this client's certificate, and speak MQTT and TLS there?"
+    secure = "--secure DIR " if broker.tls else ""
+    return f"no MQTT broker answers at {where}; start one with: adaptsplit broker {secure}--port {port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What MQTT 5 can carry beside a payload (MQTT 5.0, 3.3.2.3); left out on 3.1.1, so the payload says it, too.
+
+    schema: name of the payload's schema (a user property; the content type is then JSON). expiry_s: after how long the
+    broker no longer delivers. response_topic, correlation: of a request.
+    """
+
+    schema: str = ""
+    expiry_s: float | None = None
+    response_topic: str = ""
+    correlation: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Will:
     """The last will: what the broker publishes (QoS 1, retained) when the connection breaks."""
 
     topic: str
     payload: bytes
+    extras: Extras | None = None
 
 
 class Transport(Protocol):
     """One connection. Callbacks run on the transport's thread, must return soon, and may raise without harm."""
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, extras: Extras | None = None
+    ) -> bool:
         """Hand a message over; False when it cannot leave now (nothing is queued for later)."""
         ...
 
@@ -183,7 +217,9 @@ class MemoryTransport:
         self._hub = hub
         self._open = True
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, extras: Extras | None = None
+    ) -> bool:
         """Deliver through the hub; False once closed."""
         if self._open:
             self._hub.publish(topic, payload, retain)
@@ -198,14 +234,3 @@ class MemoryTransport:
         """Leave as a killed process does: the will is published."""
         self._open = False
         self._hub.drop(self, clean=False)
-
-
-def topic_matches(pattern: str, topic: str) -> bool:
-    """Tell whether an MQTT filter (``+`` one level, trailing ``#`` the rest) matches a topic."""
-    wanted, levels = pattern.split("/"), topic.split("/")
-    for i, part in enumerate(wanted):
-        if part == "#":
-            return True
-        if i >= len(levels) or part not in ("+", levels[i]):
-            return False
-    return len(wanted) == len(levels)

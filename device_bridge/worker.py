@@ -18,7 +18,7 @@ from adaptsplit.bundle import StageTimes
 from adaptsplit.codecs import feature_codecs, image_codecs
 from adaptsplit.decision import Decision, DecisionSpace
 from adaptsplit.device_bridge.actions import Encode, Look, Run
-from adaptsplit.device_bridge.camera import Camera
+from adaptsplit.device_bridge.camera import ShotSource
 from adaptsplit.frames.signals import difference, sharpness
 from adaptsplit.runtime import DeviceRuntime, HeadResult
 
@@ -113,7 +113,7 @@ class Worker:
         self,
         runtime: DeviceRuntime,
         space: DecisionSpace,
-        camera: Camera,
+        camera: ShotSource,
         pacer: Pacer,
         post: Callable[[Done, float], None],
     ) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptsplit.device_bridge.contract import tables as contract_tables
 from adaptsplit.devices.tables import markdown_tables
 from adaptsplit.evaluation.diagnose_catalog import markdown_table as scenario_table
 from adaptsplit.observation import markdown_table
@@ -14,6 +15,7 @@ DOCS = Path(__file__).parent
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "simulator.md": ("observation", markdown_table),
     "devices.md": ("devices", markdown_tables),
+    "contract.md": ("topics and rules", contract_tables),
     "scenarios.md": ("scenarios", scenario_table),
 }
 

@@ -30,6 +30,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) 
 COMMANDS = [
     "demo",
     "fit",
+    "split",
     "profile",
     "train",
     "train-general",
@@ -40,6 +41,10 @@ COMMANDS = [
     "sweep",
     "evaluate",
     "league",
+    "fidelity",
+    "decide",
+    "conformance",
+    "deploy",
     "learn",
     "export",
     "fly",

@@ -55,7 +55,7 @@ def checker_world(side: int = 1024) -> World:
 
 
 def test_names_of_sources() -> None:
-    assert frame_sources.names() == ["flight", "folder", "tiles"]
+    assert frame_sources.names() == ["camera", "flight", "folder", "tiles"]
     with pytest.raises(UnknownNameError, match="did you mean 'flight'"):
         open_frames("flihgt", split="test")
 

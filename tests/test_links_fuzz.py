@@ -57,6 +57,13 @@ IPERF3 = json.dumps(
 PING = b"PING h (192.0.2.1) 56(84) bytes of data.\n" + b"".join(
     b"[%d.5] 64 bytes from 192.0.2.1: icmp_seq=%d ttl=62 time=%d.1 ms\n" % (100 + k, k, 10 + k) for k in (1, 2, 4, 5)
 )
+LIVE = b'{"event": "run", "frame": 0, "detail": ""}\n' + b"".join(
+    b'{"event": "beat", "frame": -1, "sent_s": %d.0, "heard_s": %d.05}\n'
+    b'{"frame": %d, "arrived_s": %d.1, "controller": "c", '
+    b'"times": {"sent_s": %d.2, "wire_bytes": %d, "acked_s": %d.3, "signal_dbm": -90}}\n'
+    % (k, k, k, k, k, 300 + 100 * k, k)
+    for k in range(4)
+)
 PING += b"no answer yet for icmp_seq=6\n\n--- h ping statistics ---\n6 packets transmitted, 4 received, time 5000ms\n"
 CICV5G = b"pub_time(ms) sub_time(ms) delay(ms) sinr(db) rsrp(db)\n" + b"".join(
     b"%d 0 %d %d -90 7\n" % (1000 + 55 * k, 20 + k, k) for k in range(8)
@@ -73,6 +80,7 @@ SEEDS = {
     "nyu-mets-log": b"".join(b"%d.6,9,0,%d,13,3,7.37,2100\r\n" % (k, 100 - k) for k in range(8)),
     "cicv5g": CICV5G,
     "iperf3": IPERF3,
+    "live-log": LIVE,
     "ping": PING,
 }
 NUMBERS: tuple[bytes, ...] = (

@@ -11,11 +11,12 @@ import stat
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,16 @@ from adaptsplit.cli_deploy import keys_app
 from adaptsplit.device_bridge import device, edge
 from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto, free_port
 from adaptsplit.device_bridge.certificates import Authority, holder_of, load_certificate, load_revoked
+from adaptsplit.device_bridge.commands import Commands
+from adaptsplit.device_bridge.control import Birth
+from adaptsplit.device_bridge.device_link import DeviceLink, Incoming, PartMessage
 from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, run_live
 from adaptsplit.device_bridge.messages import MAX_MESSAGE_BYTES
 from adaptsplit.device_bridge.mqtt import MqttTransport
+from adaptsplit.device_bridge.operator import Operator
 from adaptsplit.device_bridge.secure_broker import MAX_PACKET_BYTES, Fleet, write_configuration
 from adaptsplit.device_bridge.tls import check_address, client_context, is_loopback
-from adaptsplit.device_bridge.topics import PREFIX, DeviceTopics, edge_connection
+from adaptsplit.device_bridge.topics import PREFIX, DeviceTopics
 from adaptsplit.device_bridge.transport import BrokerAddress, Will, secured
 from adaptsplit.errors import ConfigError, RunError
 from adaptsplit.frames import open_frames
@@ -45,8 +50,12 @@ from adaptsplit.scenario import load_scenario
 
 mosquitto = pytest.mark.skipif(not find_mosquitto(), reason="Mosquitto is not installed")
 FLEET = "farm"
-OWN = ("up", "heartbeat", "connection", "birth", "state", "event")
-HEARD = ("down", "heartbeat/reply")
+OWN = ("up", "heartbeat", "connection", "birth", "state", "event", "decision", "observe")
+OWN += ("cmd/ping/reply", "policy/reported")
+ANSWERS = ("down", "heartbeat/reply", "advice")
+ORDERS = ("cmd/ping", "policy/desired", "policy/chunk/ab/0")
+HEARD = (*ANSWERS, *ORDERS)
+FOR_EDGES = ("up", "heartbeat", "birth", "observe")
 ONE, TWO = DeviceTopics(FLEET, "device-1"), DeviceTopics(FLEET, "device-2")
 
 
@@ -55,6 +64,7 @@ def make_fleet(folder: Path, fleet: str = FLEET) -> Path:
     authority.issue("broker", "broker", ["127.0.0.1"])
     authority.issue("edge-1", "edge")
     authority.issue("watch", "monitor")
+    authority.issue("chief", "operator")
     for name in ("device-1", "device-2", "gone"):
         authority.issue(name, "device")
     authority.issue("old", "device", days=1, start=datetime.now(UTC) - timedelta(days=9))
@@ -96,6 +106,7 @@ class Client:
         filters: list[str] | None = None,
         will: Will | None = None,
         timeout_s: float = 8.0,
+        mqtt5: bool = True,
     ) -> None:
         self.heard: list[tuple[str, bytes]] = []
         name = address.cert.stem if address.cert else "nobody"
@@ -106,6 +117,7 @@ class Client:
             lambda topic, payload: self.heard.append((topic, payload)),
             will=will,
             qos=1,
+            mqtt5=mqtt5,
         )
         try:
             self.link.wait_connected(timeout_s)
@@ -153,7 +165,7 @@ def refused(address: BrokerAddress) -> str:
 # ---- who may connect ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["device-1", "edge-1", "watch"])
+@pytest.mark.parametrize("name", ["device-1", "edge-1", "watch", "chief"])
 def test_the_right_certificate_connects(broker: EmbeddedBroker, keys: Path, name: str) -> None:
     with Client(secure(broker, keys, name)) as client:
         assert client.link.counts["refused"] == client.link.counts["tls_refused"] == 0
@@ -282,24 +294,30 @@ def test_the_plain_port_is_on_loopback_only(keys: Path) -> None:
 # ---- who may say and hear what ------------------------------------------------------------------------------------
 
 
+PRESENCE = {f"{PREFIX}/{FLEET}/_edge/edge-1/{leaf}" for leaf in ("connection", "state")}
+PRESENCE_OF_TWO = {f"{PREFIX}/{FLEET}/_edge/device-2/{leaf}" for leaf in ("connection", "state")}
+
+
 def every_topic() -> set[str]:
-    leaves = {topics.leaf(leaf) for topics in (ONE, TWO) for leaf in (*OWN, *HEARD, "command", "up/more")}
+    leaves = {
+        topics.leaf(leaf) for topics in (ONE, TWO) for leaf in (*OWN, *HEARD, "command", "up/more", "cmd", "policy")
+    }
     other = {f"{PREFIX}/other/device-2/{leaf}" for leaf in OWN}
-    loose = {edge_connection(FLEET, "edge-1"), f"{PREFIX}/{FLEET}/_edge/device-2/connection", "loose", f"{PREFIX}/x"}
+    loose = {*PRESENCE, *PRESENCE_OF_TWO, "loose", f"{PREFIX}/x"}
     return leaves | other | loose
 
 
 SAYS = {
     "device-2": {TWO.leaf(leaf) for leaf in OWN},
-    "edge-1": {t.leaf(leaf) for t in (ONE, TWO) for leaf in HEARD} | {edge_connection(FLEET, "edge-1")},
+    "edge-1": {t.leaf(leaf) for t in (ONE, TWO) for leaf in ANSWERS} | PRESENCE,
     "watch": set(),
+    "chief": {t.leaf(leaf) for t in (ONE, TWO) for leaf in ORDERS},
 }
 HEARS = {
-    "device-2": {TWO.leaf(leaf) for leaf in HEARD}
-    | {edge_connection(FLEET, "edge-1"), edge_connection(FLEET, "device-2")},
-    "edge-1": {t.leaf(leaf) for t in (ONE, TWO) for leaf in ("up", "heartbeat")}
-    | {edge_connection(FLEET, "edge-1"), edge_connection(FLEET, "device-2")},
+    "device-2": {TWO.leaf(leaf) for leaf in (*HEARD, "connection")} | PRESENCE | PRESENCE_OF_TWO,
+    "edge-1": {t.leaf(leaf) for t in (ONE, TWO) for leaf in FOR_EDGES} | PRESENCE | PRESENCE_OF_TWO,
     "watch": {topic for topic in every_topic() if topic.startswith(f"{PREFIX}/{FLEET}/")},
+    "chief": {topic for topic in every_topic() if topic.startswith(f"{PREFIX}/{FLEET}/")},
 }
 
 
@@ -322,16 +340,19 @@ def test_who_may_say_what(broker: EmbeddedBroker, keys: Path, name: str, retain:
 @pytest.mark.parametrize("name", list(HEARS))
 def test_who_may_hear_what(broker: EmbeddedBroker, keys: Path, name: str) -> None:
     """Subscribed to everything in several ways; a retained message is tried, too."""
-    last = {"device-2": TWO.leaf("down"), "edge-1": TWO.leaf("up"), "watch": TWO.leaf("event")}[name]
+    last = {"device-2": TWO.leaf("down"), "edge-1": TWO.leaf("up"), "watch": TWO.leaf("event")}.get(
+        name, TWO.leaf("event")
+    )
     filters = ["#", "+/#", f"{PREFIX}/+/+/+", f"{PREFIX}/{FLEET}/device-1/#", *sorted(every_topic())]
     with Client(plain(broker)) as speaker:
         speaker.say(ONE.leaf("birth"), b"kept", retain=True)
         with Client(secure(broker, keys, name), filters) as client:
             for topic in every_topic():
                 speaker.say(topic)
+                time.sleep(0.005)  # MQTT 5 delivers once for each filter that matches; the broker keeps 100
             speaker.say(last, b"end")
             assert client.until(last, b"end") - {ONE.leaf("birth")} == HEARS[name] - {ONE.leaf("birth")}
-            assert (ONE.leaf("birth") in {topic for topic, _ in client.heard}) == (name == "watch")
+            assert (ONE.leaf("birth") in {topic for topic, _ in client.heard}) == (name in ("edge-1", "watch", "chief"))
         speaker.say(ONE.leaf("birth"), b"", retain=True)
 
 
@@ -366,7 +387,7 @@ def test_messages_and_packets_beyond_the_caps_do_not_pass(broker: EmbeddedBroker
     up, event = ONE.leaf("up"), ONE.leaf("event")
     with (
         Client(secure(broker, keys, "watch"), [up, event]) as watch,
-        Client(secure(broker, keys, "device-1")) as client,
+        Client(secure(broker, keys, "device-1"), mqtt5=False) as client,
     ):
         client.say(up, bytes(MAX_MESSAGE_BYTES + 1))
         client.say(event, b"small")
@@ -378,6 +399,57 @@ def test_messages_and_packets_beyond_the_caps_do_not_pass(broker: EmbeddedBroker
             time.sleep(0.01)
         assert not client.link.connected.is_set()
         assert up not in {topic for topic, _ in watch.heard}
+
+
+def test_what_the_broker_would_not_take_is_not_sent(broker: EmbeddedBroker, keys: Path) -> None:
+    """MQTT 5: its CONNACK says how large a packet may be. So nothing ends the connection."""
+    with Client(secure(broker, keys, "device-1")) as client:
+        assert not client.link.publish(ONE.leaf("up"), bytes(MAX_PACKET_BYTES + 1), qos=1)
+        assert client.link.counts["too_large"] == 1
+        assert client.link.publish(ONE.leaf("event"), b"x", qos=1)
+        time.sleep(0.3)
+        assert client.link.counts["connected"] == 1
+
+
+def test_a_denied_message_is_counted_with_its_reason(broker: EmbeddedBroker, keys: Path) -> None:
+    """MQTT 5: 0x87, not authorised (2.4). On 3.1.1 nobody can know."""
+    for mqtt5 in (True, False):
+        with Client(secure(broker, keys, "device-1"), mqtt5=mqtt5) as client:
+            client.say(TWO.leaf("event"), b"x")
+            time.sleep(0.3)
+            assert client.link.counts["reason_puback_0x87"] == (1 if mqtt5 else 0)
+
+
+def test_only_an_operator_gives_commands(broker: EmbeddedBroker, keys: Path) -> None:
+    """Over TLS: a device takes the operator's command; a monitor is told at once why nobody answers it."""
+    birth = Birth(
+        library="0",
+        bundle="b",
+        controllers=[],
+        observation="o",
+        branches=[],
+        classes=[],
+        fps=1,
+        deadline_s=1,
+        window=1,
+    )
+    part = Commands()
+
+    def post(event: Incoming, at: float) -> None:
+        if isinstance(event, PartMessage):
+            part.message(event.leaf, event.payload, at)
+
+    link = DeviceLink(secure(broker, keys, "device-1"), ONE, bytes(range(16)), birth, post, ["cmd/+"])
+    link.wait_connected(8.0)
+    part.started(SimpleNamespace(link=link, counts=Counter()))  # type: ignore[arg-type]
+    with Operator(secure(broker, keys, "chief"), FLEET) as chief:
+        assert chief.command("device-1", "ping").status == "DONE"
+    with Operator(secure(broker, keys, "watch"), FLEET, heals=False) as watch:
+        with pytest.raises(RunError, match="take an operator's certificate"):
+            watch.command("device-1", "ping", timeout_s=0.5)
+        assert watch.view.members["device-1"].birth == birth
+    assert part.counts == {"done": 1}
+    link.close()
 
 
 def test_the_largest_message_and_a_restart_of_the_broker_pass(keys: Path) -> None:
@@ -510,7 +582,7 @@ def test_nothing_is_overwritten_and_a_revoked_id_can_be_issued_anew(tmp_path: Pa
         ("other", "broker", ["h"], "nothing else is"),
         ("broker", "broker", [], "needs --host"),
         ("d", "device", ["h"], "others have none"),
-        ("d", "pilot", [], "expected one of device, edge, monitor, broker"),
+        ("d", "pilot", [], "expected one of device, edge, monitor, operator, broker"),
         ("broker", "broker", ["höst"], "in ASCII"),
     ],
 )
@@ -626,7 +698,7 @@ def test_the_shipped_configuration_says_what_it_must(keys: Path, tmp_path: Path)
     assert "allow_anonymous true" not in lines
     access = (tmp_path / "fleet.acl").read_text()
     assert "@" not in "".join(line for line in (*lines, access) if not line.startswith("#"))
-    assert re.findall("^user (.*)$", access, re.MULTILINE) == ["edge-1", "watch"]
+    assert re.findall("^user (.*)$", access, re.MULTILINE) == ["chief", "edge-1", "watch"]
     assert not (tmp_path / "ca.key").exists()
     for copied in tmp_path.iterdir():
         assert stat.S_IMODE(copied.stat().st_mode) == 0o600, copied

@@ -170,7 +170,7 @@ def test_another_key_is_refused_under_its_own_name_and_under_ours(trust: Trust, 
 
 def test_any_change_of_the_statement_breaks_the_signature(trust: Trust, private: Path) -> None:
     data = sign_statement(statement(), load_private(private))
-    for key, old in statement().model_dump().items():
+    for key, old in statement().content().items():
         value = json.loads(data)
         value["statement"][key] = old + 1 if isinstance(old, int) else ("0" if old[0] != "0" else "1") + old[1:]
         assert refusal(trust, json.dumps(value).encode()) == Refusal.SIGNATURE, key

@@ -33,6 +33,7 @@ from adaptsplit.codecs.quantise import FLOAT16_MAX, checked_features
 from adaptsplit.codecs.static_rans import MAX_STATIC_VALUES, TOTAL, Symbols, decode_static, encode_static
 from adaptsplit.errors import CodecError
 from adaptsplit.files import write_whole
+from adaptsplit.npz import read_npz
 
 PRIOR_KIND = 0x0E
 MAX_CHANNELS = 1 << 12
@@ -92,8 +93,6 @@ class PriorTable:
     @classmethod
     def parse(cls, data: bytes, where: str) -> Self:
         """Read a table file's bytes, without pickle and in bounded memory; ``where`` is named in errors."""
-        from adaptsplit.agents.policy_file import read_npz  # the one reader of npz from outside; heavy to import
-
         try:
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError(f"{len(data)} bytes; at most {MAX_FILE_BYTES}")

@@ -6,6 +6,7 @@ in the simulator, many times, with stage times and losses drawn anew.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from adaptsplit.profiles.published import no_network
 from adaptsplit.scenario import Scenario
 
 REPEATS = 20
+FLIGHT_FILE = "flight.json"  # beside the live log: what was flown, for ``adaptsplit fidelity``
 
 
 def fly(
@@ -44,6 +46,11 @@ def fly(
     battery = Telemetry(scenario.battery_j, stretch.battery, scenario.base_w)
     options = LiveOptions(offset_s=stretch.offset_s, block=block)
     trace = scenario.links(split)[stretch.link]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        said = {"scenario": scenario.name, "split": split, "bundle": str(bundle.path.resolve())}
+        said |= {"link": trace.name, "offset_s": repr(stretch.offset_s)}
+        (out / FLIGHT_FILE).write_text(json.dumps(said, indent=1), encoding="utf-8")
     return run_live(bundle, frames, trace, controllers, options, telemetry=battery, out=out)
 
 
@@ -109,5 +116,10 @@ def where(scenario: Scenario, split: str, stretch: Stretch) -> str:
 
 def owners(outcomes: Outcomes, block: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return (E, F) whose frame each is: of the controller that decided on it, a dropped one of the decision before."""
+    return np.asarray(block_of(outcomes, block) % parts)
+
+
+def block_of(outcomes: Outcomes, block: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return (..., F) the number of the block that each frame belongs to."""
     decided = np.cumsum(outcomes["branch"] >= 0, axis=-1) - 1
-    return np.asarray(np.maximum(decided, 0) // block % parts)
+    return np.asarray(np.maximum(decided, 0) // block)

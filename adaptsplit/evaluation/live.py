@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +37,16 @@ COLUMNS = (
     Column("exit", "%", 1),
     Column("stale", "%", 1),
     Column("sent", "%", 1),
+)
+# What a replay on the run's own link promises (``replay``): the link is known there, so more can be asked.
+REPLAY_COLUMNS = (
+    Column("quality", "", 3, 0.02),
+    Column("answer p50", "ms", 1, 0.10, relative=True),
+    Column("answer p95", "ms", 1, 0.20, relative=True),
+    Column("remote p50", "ms", 1),
+    Column("bytes", "B/frame", 0, 0.01, relative=True),
+    Column("energy", "mJ", 1),
+    *COLUMNS[5:],
 )
 
 
@@ -96,26 +106,30 @@ class LiveComparison:
         return tuple(dict.fromkeys(row.controller for row in self.rows))
 
 
-def compare_live(simulated: Mapping[str, Outcomes], live: Mapping[str, Outcomes], *, note: str = "") -> LiveComparison:
+def compare_live(
+    simulated: Mapping[str, Outcomes],
+    live: Mapping[str, Outcomes],
+    *,
+    note: str = "",
+    columns: Sequence[Column] = COLUMNS,
+) -> LiveComparison:
     """Compare outcomes of the same controllers (any shape of ``OUTCOME`` records); DataError when names differ.
 
     The share of answers that were used again ("stale") is a row only where there are such answers.
     """
     if set(simulated) != set(live) or not live:
         raise DataError(f"live results of {sorted(live)}, simulated of {sorted(simulated)}; expected the same names")
-    columns = _columns([*simulated.values(), *live.values()])
+    shown = _columns([*simulated.values(), *live.values()], columns)
     rows = []
     for name, records in live.items():
         ours, theirs, spread = _numbers(name, simulated[name]), _numbers(name, records), _spread(name, simulated[name])
-        rows += [
-            LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in columns
-        ]
+        rows += [LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in shown]
     return LiveComparison(tuple(rows), {name: int(records.size) for name, records in live.items()}, note)
 
 
-def _columns(outcomes: list[Outcomes]) -> list[Column]:
+def _columns(outcomes: list[Outcomes], columns: Sequence[Column]) -> list[Column]:
     stale = any((records["path"] == Path.STALE).any() for records in outcomes)
-    return [column for column in COLUMNS if stale or column.name != "stale"]
+    return [column for column in columns if stale or column.name != "stale"]
 
 
 def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
@@ -130,6 +144,7 @@ def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
         "answer p95": _percentile_ms(answer, 0.95),
         "remote p50": _percentile_ms(_known(flat["remote_latency_s"]), 0.5),
         "bytes": float(flat["sent_bytes"].mean()),
+        "energy": 1e3 * float((flat["compute_j"].astype(np.float64) + flat["radio_j"]).mean()),
         "miss": 100 * float((path == Path.MISS).mean()),
         "fallback": 100 * float(fallback.mean()),
         "exit": 100 * float((path == Path.EXIT).mean()),
@@ -142,7 +157,7 @@ def _spread(name: str, outcomes: Outcomes) -> dict[str, float]:
     """Standard deviation of each number over the repeats (rows ``env``) of a simulation."""
     flat = outcomes.ravel()
     repeats = [_numbers(name, flat[flat["env"] == row]) for row in np.unique(flat["env"])]
-    numbers = {column.name: np.array([repeat[column.name] for repeat in repeats]) for column in COLUMNS}
+    numbers = {name: np.array([repeat[name] for repeat in repeats]) for name in repeats[0]}
     return {key: 0.0 if np.isnan(values).all() else float(np.nanstd(values)) for key, values in numbers.items()}
 
 

@@ -123,7 +123,9 @@ def to_svg(drawn: Figure, title: str) -> str:
 
 
 def legend_below(axes: Axes, columns: int = 3) -> None:
-    """Put the legend under the axes, in columns."""
+    """Put the legend under the axes, in columns; nothing where no line has a label."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns, fontsize=9.5, handlelength=1.6)
 
 

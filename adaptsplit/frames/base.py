@@ -1,4 +1,5 @@
-"""Frames: what the camera sees. A source is opened by a short text, ``flight``, ``tiles:PATH`` or ``folder:PATH``.
+"""Frames: what the camera sees. A source is opened by a short text: ``flight``, ``tiles:PATH``, ``folder:PATH``,
+``camera:FILE``.
 
     >>> from adaptsplit.frames import open_frames
     >>> source = open_frames("flight", split="test")
@@ -87,6 +88,7 @@ frame_sources: Registry[SourceFactory] = Registry("frame source")
 frame_sources.register_lazy("flight", "adaptsplit.frames.flight:open_flight")
 frame_sources.register_lazy("tiles", "adaptsplit.frames.tiles:open_tiles")
 frame_sources.register_lazy("folder", "adaptsplit.frames.folder:open_folder")
+frame_sources.register_lazy("camera", "adaptsplit.frames.video:open_camera")
 
 
 def open_frames(source: str, *, split: str, seed: int = 0, data: Path | None = None) -> FrameSource:

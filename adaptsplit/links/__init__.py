@@ -10,6 +10,7 @@ from adaptsplit.links.csvfile import CSV as CSV
 from adaptsplit.links.description import describe, format_description, made_by, plot
 from adaptsplit.links.generators import link_generators
 from adaptsplit.links.iperf3 import IPERF3 as IPERF3
+from adaptsplit.links.livelog import LIVE_LOG as LIVE_LOG
 from adaptsplit.links.mahimahi import MAHIMAHI as MAHIMAHI
 from adaptsplit.links.nyu_mets import NYU_METS as NYU_METS
 from adaptsplit.links.nyu_mets import NYU_METS_LOG as NYU_METS_LOG

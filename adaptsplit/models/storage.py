@@ -79,14 +79,14 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for file, (graph, inputs, outputs) in _graphs(model).items():
-        _write_onnx(graph, inputs, outputs, folder / file)
+        write_onnx(graph, inputs, outputs, folder / file)
         _check(graph, inputs, folder / file)
         files.append(file)
     files += _write_priors(model, folder)
     save_file(_half_state(model), folder / WEIGHTS_FILE)
     card = _card(model, name, training, calibration)
-    card["files"] = {file: _sha256(folder / file) for file in files}
-    card["training_files"] = {WEIGHTS_FILE: _sha256(folder / WEIGHTS_FILE)}
+    card["files"] = {file: sha256_of(folder / file) for file in files}
+    card["training_files"] = {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
     (folder / MODEL_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
@@ -137,7 +137,7 @@ def _write_priors(model: SplitModel, folder: Path) -> list[str]:
     return files
 
 
-def _write_onnx(graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
+def write_onnx(graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
     with warnings.catch_warnings():
         # The TorchScript exporter announces its retirement; the other one needs onnxscript and is far slower.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -237,5 +237,5 @@ def _link_macs(model: SplitModel) -> int:
     return CELLS * CELLS * len(model.classes) ** 2
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,7 +4,7 @@ from adaptsplit.profiles.compare import Difference, compare
 from adaptsplit.profiles.measure import FrameSpec, measure
 from adaptsplit.profiles.profile import Profile
 from adaptsplit.profiles.progress import progress_bar
-from adaptsplit.profiles.reference import reference_branches
+from adaptsplit.profiles.reference import folder_branches, reference_branches
 from adaptsplit.profiles.summary import ProfileSummary
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Profile",
     "ProfileSummary",
     "compare",
+    "folder_branches",
     "measure",
     "progress_bar",
     "reference_branches",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from adaptsplit.codecs import feature_codecs, image_codecs
 from adaptsplit.decision import BranchSpec, DecisionSpace
-from adaptsplit.errors import ConfigError
+from adaptsplit.errors import CodecError, ConfigError
 from adaptsplit.frames import FrameSource, open_frames
 from adaptsplit.profiles.arrays import LEVELS, SPECS, AnyArray
 from adaptsplit.profiles.card import Host, Measured, ModelRef
@@ -82,7 +80,7 @@ def measure(
 
 
 def check_branches(folder: ModelFolder, space: DecisionSpace) -> None:
-    """Raise ConfigError unless the model has every split branch and every codec is of the right family."""
+    """Raise ConfigError unless the model has every split branch and every codec can code what its branch sends."""
     known = [card.name for card in folder.card.branches]
     for branch in space.branches:
         if branch.kind == "split" and branch.name not in known:
@@ -91,6 +89,17 @@ def check_branches(folder: ModelFolder, space: DecisionSpace) -> None:
         for codec in branch.codecs:
             if codec not in registry:
                 raise ConfigError(f"branch {branch.name!r}: {codec!r} is no {registry.family}; see {registry.names()}")
+            if branch.kind == "split":
+                _try_codec(codec, branch.name, folder.card.branch(branch.name).bottleneck)
+
+
+def _try_codec(codec: str, branch: str, shape: tuple[int, int, int]) -> None:
+    """Raise ConfigError unless the codec takes a tensor of ``shape``: some have limits, a learned one its channels."""
+    try:
+        feature_codecs.get(codec).encode(np.zeros(shape, np.float32))
+    except CodecError as error:
+        size = "x".join(map(str, shape))
+        raise ConfigError(f"branch {branch!r} sends {size} values: {error}; choose another codec for it") from error
 
 
 def cpu_name() -> str:
@@ -148,6 +157,9 @@ def _measure_chunk(chunk: list[int]) -> Chunk:
 def _parallel(
     path: Path, source: FrameSpec, space: DecisionSpace, chunks: list[list[int]], workers: int
 ) -> Iterator[Chunk]:
+    import multiprocessing  # here: a device imports this package, and measures nothing
+    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (path, source, space)) as pool:
         futures: list[Future[Chunk]] = [pool.submit(_measure_chunk, chunk) for chunk in chunks]

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 
 @contextmanager
 def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
@@ -16,6 +13,16 @@ def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
     >>> with progress_bar("measuring", quiet=True) as progress:
     ...     progress(1, 2)
     """
+    from rich.console import Console  # here: a device imports this package, and draws nothing
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
