@@ -6,5 +6,7 @@ stable-baselines3, torch or numba. The parts, from pure to real:
 * ``messages``, ``control``, ``topics``: what travels, as bytes and as JSON;
 * ``session``, ``edge_session``: what device and edge do, as pure state machines ``(event, now) -> actions``;
 * ``transport``, ``mqtt``: how messages travel, in memory (tests) or by MQTT;
-* ``device``, ``edge``, ``broker``, ``shaper``: the four processes; ``live`` runs them together.
+* ``device``, ``edge``, ``decision_service``, ``broker``, ``shaper``: the processes; ``live`` runs them together;
+* ``parts``: what hangs onto a device: ``commands``, ``policy_*`` (updates over the air), ``metrics``, ``advice``;
+* ``contract``, ``conformance_*``: the numbered rules, and what checks a running fleet against them.
 """

@@ -12,8 +12,6 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +23,6 @@ from adaptsplit.device_bridge.actions import (
     Decide,
     Encode,
     Look,
-    Observation,
     Run,
     Send,
     Settled,
@@ -33,62 +30,31 @@ from adaptsplit.device_bridge.actions import (
 from adaptsplit.device_bridge.camera import ShotSource
 from adaptsplit.device_bridge.control import State
 from adaptsplit.device_bridge.decider import Decider
-from adaptsplit.device_bridge.describe import describe, session_config
+from adaptsplit.device_bridge.describe import describe, run_header, session_config
 from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, Linked, PartMessage, Twin
+from adaptsplit.device_bridge.device_options import DeviceOptions
 from adaptsplit.device_bridge.flight import Prediction
 from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.messages import Heartbeat
 from adaptsplit.device_bridge.parts import DevicePart, Parts
 from adaptsplit.device_bridge.process import new_session
-from adaptsplit.device_bridge.sensors import NominalTelemetry, as_trained, missing
+from adaptsplit.device_bridge.records import Records
+from adaptsplit.device_bridge.sensors import as_trained, for_policy
 from adaptsplit.device_bridge.session import DeviceSession
-from adaptsplit.device_bridge.telemetry import UNKNOWN, CombinedTelemetry, Telemetry, TelemetrySource, state_fields
+from adaptsplit.device_bridge.telemetry import UNKNOWN, Telemetry, TelemetrySource, state_fields
 from adaptsplit.device_bridge.topics import DeviceTopics
 from adaptsplit.device_bridge.transport import BrokerAddress, topic_matches
 from adaptsplit.device_bridge.worker import Done, Encoded, Failed, Looked, Pacer, Ran, Worker
-from adaptsplit.errors import ConfigError, RunError
+from adaptsplit.errors import RunError
 from adaptsplit.runtime import DeviceRuntime, ModelFolder
 
 log = logging.getLogger("adaptsplit.device")
 
 MAX_INBOX = 4096
-PACES = ("profile", "native")
-KEPT_RECORDS = 1024  # of a service: the newest records in memory
-KEPT_OWNERS = 4096  # frames whose controller is remembered: far more than can be open at a time
 START_AFTER_S = 0.05
 LONGEST_WAIT_S = 0.25
 
 Inbound: TypeAlias = Incoming | Done
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceOptions:
-    """How a device runs.
-
-    pace: ``profile`` sleeps each stage up to its modelled time on the named board, ``native`` does not.
-    state_s: period of the state topic, s (0: off). edge_wait_s: how long to wait for an edge server before the start.
-    drain_s: how long to wait for late results after the last frame. log: the live log; with ``observations`` in it.
-    guard: whether everything learned runs inside a ``GuardedController`` (off for experiments only).
-    keep: the folder in which a controller that learns keeps what it learned, over restarts.
-    service: a run without end: it begins without a broker if need be, the log is rotated (``log_bytes``), and what is
-    kept in memory does not grow.
-    """
-
-    broker: str = "mqtt://127.0.0.1:1883"
-    fleet: str = "default"
-    device: str = "device-1"
-    pace: str = "profile"
-    seed: int = 0
-    state_s: float = 5.0
-    edge_wait_s: float = 10.0
-    connect_s: float = 15.0
-    drain_s: float = 10.0
-    log: Path | None = None
-    observations: bool = False
-    guard: bool = True
-    keep: Path | None = None
-    service: bool = False
-    log_bytes: int = 64 * 1024 * 1024
 
 
 class DeviceAgent:
@@ -105,8 +71,6 @@ class DeviceAgent:
         telemetry: TelemetrySource | None = None,
         parts: Sequence[DevicePart] = (),
     ) -> None:
-        if options.pace not in PACES:
-            raise ConfigError(f"pace {options.pace!r}; expected one of {', '.join(PACES)}")
         self.options = options
         self.bundle = bundle
         self._block = block
@@ -114,11 +78,11 @@ class DeviceAgent:
         self.counts: Counter[str] = Counter()
         controller = bundle.build(list(controllers), block, guard=options.guard)
         self.decider = Decider(controller, bundle.space, options.seed, options.keep)
-        bounds = (options.log_bytes, KEPT_RECORDS) if options.service else (None, None)
-        self.log = LiveLog(options.log, options.observations, *bounds)
+        self.log = LiveLog(options.log, options.observations, *options.log_bounds)
+        self._records = Records(self.log, self.decider.names[0])
         self.parts = Parts(parts, self.counts)
         self._given = telemetry or Telemetry()
-        self.telemetry = self._telemetry_of(self._given)
+        self.telemetry = for_policy(self._given, bundle.manifest.trained, modelled=options.pace == "profile")
         self.reading = UNKNOWN
         self._broker, self._topics = BrokerAddress.parse(options.broker), DeviceTopics(options.fleet, options.device)
         self._inbox: queue.Queue[tuple[Inbound, float]] = queue.Queue(MAX_INBOX)
@@ -126,9 +90,7 @@ class DeviceAgent:
         self.session = DeviceSession(session_config(bundle, self._id, camera.frames), self._grade)
         self._edges = Edges()
         self._link: DeviceLink | None = None
-        self._owner: dict[int, str] = {}
-        self._observed: dict[int, Observation] = {}
-        self._last_owner, self._last_decision = self.decider.names[0], ""
+        self._last_decision = ""
         self.last_decided = -1
         self._t0, self._next_state = math.inf, 0.0
         self._stopping = False
@@ -163,18 +125,6 @@ class DeviceAgent:
         self.decider.close()
         self.log.__exit__()
 
-    def _telemetry_of(self, given: TelemetrySource) -> TelemetrySource:
-        """Say what the policy's training had and this device has not; a modelled board gets constants for it."""
-        trained = self.bundle.manifest.trained
-        lacking = ", ".join(missing(given.read(0.0), trained))
-        if trained is None or not lacking:
-            return given
-        if self.options.pace == "native":
-            log.warning("%s: known in training; until it is known here the recovery decides (--telemetry)", lacking)
-            return given
-        log.warning("%s: known in training, not here; the modelled board shows a constant (--telemetry)", lacking)
-        return CombinedTelemetry([given, NominalTelemetry(trained)])
-
     def _wait_connected(self, link: DeviceLink) -> None:
         """Wait for the broker; a service goes on without one, as it would when it went away later."""
         try:
@@ -202,7 +152,8 @@ class DeviceAgent:
         self._t0 = time.monotonic() + START_AFTER_S if start_at is None else start_at
         frames = math.inf if self.camera.frames is None else self.camera.frames
         until = self._t0 + (frames + 1) / self.bundle.context.fps + self.options.drain_s
-        self.log.begin(self._description())
+        names, pace = self.decider.names, self.options.pace
+        self.log.begin(run_header(self.bundle, names, self._block, pace, self.camera, self._given))
         try:
             while not self.session.done and time.monotonic() < until and not self._stopping:
                 planned = self._t0 + self.session.next_wakeup()
@@ -281,7 +232,7 @@ class DeviceAgent:
     def _decide(self, action: Decide) -> None:
         decision, name = self.decider.decide(action.observation)
         self.last_decided = action.frame
-        self._owner[action.frame], self._observed[action.frame] = name, action.observation
+        self._records.decided(action.frame, name, action.observation)
         self._last_decision = self.bundle.space.name((decision.branch, decision.rate, decision.threshold))
         self._do(self.session.decided(action.frame, decision, time.monotonic() - self._t0))
         for switch in self.decider.take_switches():
@@ -289,15 +240,10 @@ class DeviceAgent:
             self._event("guard", f"{switch.to} {switch.reason}")
 
     def _settled(self, action: Settled) -> None:
-        """Log a record; a frame that nobody decided on belongs to the controller that decided before."""
-        name = self._owner.setdefault(action.frame, self._owner.get(action.frame - 1, self._last_owner))
-        self._owner.pop(action.frame - KEPT_OWNERS, None)
-        self._last_owner = name
         outcome = action.outcome
         self.telemetry.spend(float(outcome["compute_j"][0] + outcome["radio_j"][0]))
         self.decider.outcome(outcome)
-        observation = self._observed.pop(action.frame, None)
-        self.log.add(name, outcome, None if observation is None else observation.tolist(), action.times)
+        name = self._records.settled(action)
         self.parts.each(lambda part: part.settled(name, outcome))
 
     def _grade(self, frame: int, prediction: Prediction) -> float:
@@ -351,7 +297,7 @@ class DeviceAgent:
         paths = {key[5:]: count for key, count in self.session.counts.items() if key.startswith("path_")}
         return State(
             frame=link.frame,
-            controller=self._last_owner,
+            controller=self._records.last_owner,
             decision=self._last_decision,
             goodput_bps=link.goodput_bps,
             rtt_s=link.rtt_s,
@@ -362,24 +308,6 @@ class DeviceAgent:
             edges=self._edges.names,
             **state_fields(self.reading, self.telemetry.details()),
         )
-
-    def _description(self) -> dict[str, Any]:
-        """What the log's first line says of the run, so that it can be played again in the simulator."""
-        manifest, battery = self.bundle.manifest, self._given
-        own = self.bundle.controller.name
-        return {
-            "scenario": manifest.scenario,
-            "controllers": ["bundle" if name == own else name for name in self.decider.names],
-            "bundle_controller": own,
-            "block": self._block,
-            "fps": self.bundle.context.fps,
-            "deadline_s": self.bundle.context.deadline_s,
-            "decision_s": self.bundle.context.decision_s,
-            "pace": self.options.pace,
-            "first": self.camera.first,
-            "frames": self.camera.frames,
-            "battery": {name: getattr(battery, name, math.nan) for name in ("capacity_j", "start")},
-        }
 
     def summary(self) -> dict[str, Any]:
         """Return what happened, as plain numbers."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from adaptsplit.bundle import MODEL_FOLDER, Bundle
 from adaptsplit.device_bridge.actions import SessionConfig
+from adaptsplit.device_bridge.camera import ShotSource
 from adaptsplit.device_bridge.control import Birth
 from adaptsplit.device_bridge.edge_tail import model_id
 from adaptsplit.device_bridge.flight import Energy
+from adaptsplit.device_bridge.telemetry import TelemetrySource
 from adaptsplit.observation import schema_hash
 from adaptsplit.runtime.folder import MODEL_FILE
 
@@ -46,3 +50,28 @@ def describe(bundle: Bundle, controllers: Sequence[str]) -> Birth:
         deadline_s=context.deadline_s,
         window=context.window,
     )
+
+
+def run_header(
+    bundle: Bundle,
+    controllers: Sequence[str],
+    block: int,
+    pace: str,
+    camera: ShotSource,
+    battery: TelemetrySource,
+) -> dict[str, Any]:
+    """Return what the log's first line says of a run, so that it can be played again in the simulator."""
+    own, context = bundle.controller.name, bundle.context
+    return {
+        "scenario": bundle.manifest.scenario,
+        "controllers": ["bundle" if name == own else name for name in controllers],
+        "bundle_controller": own,
+        "block": block,
+        "fps": context.fps,
+        "deadline_s": context.deadline_s,
+        "decision_s": context.decision_s,
+        "pace": pace,
+        "first": camera.first,
+        "frames": camera.frames,
+        "battery": {name: getattr(battery, name, math.nan) for name in ("capacity_j", "start")},
+    }

@@ -14,10 +14,11 @@ from typing import Any
 from adaptsplit.bundle import Bundle
 from adaptsplit.config import parse
 from adaptsplit.device_bridge.advice import AdvicePart
-from adaptsplit.device_bridge.agent import PACES, DeviceAgent, DeviceOptions
+from adaptsplit.device_bridge.agent import DeviceAgent
 from adaptsplit.device_bridge.camera import AHEAD, AHEAD_ENDLESS, Camera, ShotSource, endless_order, flight_order
 from adaptsplit.device_bridge.commands import Commands
 from adaptsplit.device_bridge.decision_report import DecisionReport
+from adaptsplit.device_bridge.device_options import PACES, DeviceOptions
 from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.parts import DevicePart
 from adaptsplit.device_bridge.policy_canary import CanaryLimits

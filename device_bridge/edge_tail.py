@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.bundle import load_bundle
-from adaptsplit.codecs import decode_container
+from adaptsplit.codecs import decode_container, feature_codecs
 from adaptsplit.decision import BranchSpec, DecisionSpace
 from adaptsplit.device_bridge.batching import BatchTimes, TailQueue
 from adaptsplit.device_bridge.edge_session import MAX_QUEUE, MAX_QUEUE_BYTES, Lane, TailAnswer
@@ -119,6 +119,15 @@ class Tail:
         except Exception as error:  # whatever a device sent, the server goes on
             return CodecError(f"tail failed: {error!r}")
 
+    def warm_up(self) -> None:
+        """Run the networks and every codec once: an entropy coder's first container loads machine code (0.7 s)."""
+        self._runtime.warm_up()
+        for branch in self.space.branches:
+            if branch.kind == "split":
+                blank = np.zeros(self._runtime.folder.card.branch(branch.name).bottleneck, np.float32)
+                for name in branch.codecs:
+                    decode_container(feature_codecs.get(name).encode(blank))
+
     @staticmethod
     def _told(answer: Answer) -> TailAnswer:
         return TailAnswer(answer.prediction.tobytes(), min(max(answer.confidence, 0.0), 1.0))
@@ -134,7 +143,7 @@ def open_tails(bundles: Sequence[Path], threads: int = 1) -> list[Tail]:
             log.info("%s: the same model as an earlier bundle", path)
             continue
         runtime = EdgeRuntime(folder, threads)
-        runtime.warm_up()
         tail = Tail(loaded.space, runtime)
+        tail.warm_up()
         tails[tail.model] = tail
     return list(tails.values())

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit import observation as obs
-from adaptsplit.agents.policy_file import parse_meta, read_npz
+from adaptsplit.agents.policy_file import parse_meta
 from adaptsplit.agents.static import InterleavedState
 from adaptsplit.config import printable
 from adaptsplit.controller import State
 from adaptsplit.errors import NPZ_FAULTS, DataError
 from adaptsplit.files import write_whole
 from adaptsplit.guard import GuardState
+from adaptsplit.npz import read_npz
 
 SCHEMA = "adaptsplit.learner/1"
 MAX_STATE_BYTES = 16 << 20

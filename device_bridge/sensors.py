@@ -8,12 +8,15 @@ right. A board that is only modelled (``pace="profile"``) gets a constant in the
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
 from adaptsplit import observation as obs
-from adaptsplit.device_bridge.telemetry import Reading
+from adaptsplit.device_bridge.telemetry import CombinedTelemetry, Reading, TelemetrySource
 from adaptsplit.guard_range import TrainedRange
+
+log = logging.getLogger("adaptsplit.device")
 
 FIELDS = ("battery", "load", "temperature", "signal")
 _KNOWN = tuple(obs.index(f"{name}_known") for name in FIELDS)
@@ -32,6 +35,18 @@ def missing(reading: Reading, trained: TrainedRange | None) -> list[str]:
         return []
     pairs = zip(FIELDS, reading, _KNOWN, strict=True)
     return [name for name, value, i in pairs if value != value and trained.low[i] > 0.0]
+
+
+def for_policy(given: TelemetrySource, trained: TrainedRange | None, *, modelled: bool) -> TelemetrySource:
+    """Return ``given``, on a modelled board with constants for what the training had and it has not; both are told."""
+    lacking = ", ".join(missing(given.read(0.0), trained))
+    if trained is None or not lacking:
+        return given
+    if not modelled:
+        log.warning("%s: known in training; until it is known here the recovery decides (--telemetry)", lacking)
+        return given
+    log.warning("%s: known in training, not here; the modelled board shows a constant (--telemetry)", lacking)
+    return CombinedTelemetry([given, NominalTelemetry(trained)])
 
 
 class NominalTelemetry:

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.bundle import Bundle
-from adaptsplit.device_bridge.agent import DeviceAgent, DeviceOptions
+from adaptsplit.device_bridge.agent import DeviceAgent
 from adaptsplit.device_bridge.camera import Camera, endless_order
 from adaptsplit.device_bridge.commands import Commands
 from adaptsplit.device_bridge.control import Command
+from adaptsplit.device_bridge.device_options import DeviceOptions
 from adaptsplit.device_bridge.live import LiveSetup
 from adaptsplit.device_bridge.livelog import RecordedRun
 from adaptsplit.device_bridge.operator import Operator

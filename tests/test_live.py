@@ -358,7 +358,7 @@ def test_the_broker_ends_with_its_child_when_it_is_told_to(after_s: float, tmp_p
     process.terminate()
     process.wait(15.0)
     assert not list(tmp_path.glob("adaptsplit-broker-*"))
-    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.5):
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=0.5):
         pass
 
 

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from adaptsplit import observation as obs
 from adaptsplit.cli import app
-from adaptsplit.device_bridge.agent import DeviceAgent, DeviceOptions
+from adaptsplit.device_bridge.agent import DeviceAgent
 from adaptsplit.device_bridge.broker import EmbeddedBroker
 from adaptsplit.device_bridge.camera import Camera, flight_order
 from adaptsplit.device_bridge.control import Birth, Event, PolicyReported, parse_control
+from adaptsplit.device_bridge.device_options import DeviceOptions
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.policy_canary import CanaryLimits
 from adaptsplit.device_bridge.policy_device import PolicySource, start_policy

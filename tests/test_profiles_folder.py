@@ -124,8 +124,6 @@ def test_payloads_and_answers_are_those_of_the_learned_coder(
     assert (np.diff(means, axis=1) > 0).all(), "fewest bytes first"
 
 
-# The report's latency figure is empty where no other controller is compared.
-@pytest.mark.filterwarnings("ignore:No artists with labels found")
 def test_a_scenario_on_it_judges_two_static_decisions(profiled: Path, pictures: str, tmp_path: Path) -> None:
     scenario, chosen = tmp_path / "tiny.yaml", ("static:deep/0/1.01", "static:deep/2/1.01")
     scenario.write_text(yaml.safe_dump(SCENARIO | {"profile": str(profiled), "frames": pictures}))

@@ -118,7 +118,10 @@ def compare_live(
     The share of answers that were used again ("stale") is a row only where there are such answers.
     """
     if set(simulated) != set(live) or not live:
-        raise DataError(f"live results of {sorted(live)}, simulated of {sorted(simulated)}; expected the same names")
+        raise DataError(
+            f"live results of {sorted(live)}, simulated of {sorted(simulated)}; expected the same names; give every "
+            "controller a block on both sides (more frames, or a smaller --block)"
+        )
     shown = _columns([*simulated.values(), *live.values()], columns)
     rows = []
     for name, records in live.items():
