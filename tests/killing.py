@@ -138,7 +138,6 @@ class Story:
     threads: tuple[list[str], list[str]]
     log: Path
     summary: dict[str, Any]
-    rss_begin: int
 
 
 def rss_bytes() -> int:
@@ -204,14 +203,14 @@ def tell(
             commander = Commander(operator, "device-1", life, marks)
             commander.start()
             time.sleep(1.0)
-            names, begun = thread_names(), rss_bytes()
+            names = thread_names()
             for _ in range(kills):
                 deaths.append(_kill(setup, agent, rng, wait_s, down_s))
             time.sleep(0.5)
             after = thread_names()
             commander.stop()
         summary = agent.summary()
-    return Story(tuple(deaths), tuple(watch.changes), marks, (names, after), setup.log, summary, begun)
+    return Story(tuple(deaths), tuple(watch.changes), marks, (names, after), setup.log, summary)
 
 
 def _kill(

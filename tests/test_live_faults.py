@@ -157,14 +157,19 @@ def check_commands(story: Story) -> int:
 
 
 def check_resources(story: Story) -> tuple[int, float]:
-    """Threads as before; memory grown by less than 5 MiB, and not by so much over the run's own trend."""
+    """Threads as before; memory grown by less than 5 MiB, and not by so much over the run's own trend.
+
+    A few deaths in a process that has just begun tell nothing of memory: caches still fill. They are held to ten times
+    as much.
+    """
     assert story.threads[0] == story.threads[1]
     rss = np.array([death.rss_bytes for death in story.deaths], dtype=np.float64)
     warm = rss[len(rss) // 10 :]
-    growth = float(warm[-1] - warm[0]) if len(rss) >= 10 else float(rss[-1] - story.rss_begin)
+    allowed = GROWTH_BYTES if len(rss) >= 10 else 10 * GROWTH_BYTES
+    growth = float(warm[-1] - warm[0])
     trend = float(np.polyfit(np.arange(len(warm)), warm, 1)[0]) * len(warm) if len(warm) > 2 else 0.0
-    assert growth < GROWTH_BYTES, rss
-    assert trend < GROWTH_BYTES, rss
+    assert growth < allowed, rss
+    assert trend < allowed, rss
     return int(growth), trend
 
 

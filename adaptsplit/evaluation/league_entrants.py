@@ -22,7 +22,8 @@ ORACLES = ("oracle-informed", "oracle-informed-0", "oracle-clairvoyant")
 NEEDED_ORACLES = ORACLES[:2]
 """The marks that scores are measured against: they always play."""
 STATIC = "static"
-NEEDS_RUN = "online"
+NOT_ALONE = ("online", "service")
+"""These need a run to stand on, or somebody who decides for them."""
 PUBLISHED_LEARNED = ("edgerl-style", "navisplit-style")
 """Controllers of the literature that have to be trained: with the published ones, not with the learned ones."""
 _GROUPS: tuple[tuple[str, Group], ...] = (
@@ -75,7 +76,7 @@ def line_up(
 
 def registered() -> list[str]:
     """Return the registered controllers that decide by themselves."""
-    return [name for name in controllers.names() if name not in (STATIC, NEEDS_RUN)]
+    return [name for name in controllers.names() if name not in (STATIC, *NOT_ALONE)]
 
 
 def _check(name: str) -> None:
