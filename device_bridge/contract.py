@@ -69,9 +69,7 @@ RULES = (
     Rule("AS-058", "device", "The wall clock judges the age of commands and of signatures; no decision depends on it."),
     Rule("AS-059", "device", "rebirth is answered by ONLINE and the birth."),
     Rule("AS-060", "operator", "Whoever misses a number, or a birth, asks for a rebirth; at most every 5 s."),
-    Rule(
-        "AS-070", "all", "Control speaks MQTT 5 where the broker does, else 3.1.1, with equal payloads; data speaks 3.1.1."
-    ),
+    Rule("AS-070", "all", "Control speaks MQTT 5 where the broker does, else 3.1.1 (same payloads); data 3.1.1."),
     Rule("AS-071", "all", "What MQTT 5 carries beside a payload repeats what the payload says."),
     Rule("AS-072", "all", "Connections start clean: nothing that was said while one was away comes later."),
 )
