@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adaptsplit.agents.validation import ValidationPoint
+if TYPE_CHECKING:
+    from adaptsplit.agents.validation import ValidationPoint
 
 
 class Bars:

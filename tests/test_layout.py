@@ -111,6 +111,7 @@ LIGHT = [
     "adaptsplit",
     "adaptsplit.agents",
     "adaptsplit.bundle",
+    "adaptsplit.cli",
     "adaptsplit.device_bridge.device",
     "adaptsplit.device_bridge.edge",
     "adaptsplit.scenario",
