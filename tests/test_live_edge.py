@@ -482,7 +482,7 @@ def test_a_group_of_workers_shares_the_devices(broker: EmbeddedBroker) -> None:
 
 @needs_mosquitto
 def test_a_member_of_a_group_leaves_and_nothing_is_lost(broker: EmbeddedBroker) -> None:
-    """One of two workers drains and closes in the middle of the run: every frame that was sent is answered from there."""
+    """One of two workers drains and closes in the middle of the run: every frame that was sent is answered."""
     address = BrokerAddress.parse(broker.url)
     drained: list[bool] = []
     with EdgeServer([Slow(A, 1, 0.002)], address, edge="edge-1", workers="tails") as stays:
