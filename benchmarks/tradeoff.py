@@ -185,7 +185,7 @@ def draw(points: list[Point], path: Path) -> None:
             own.sort(key=lambda point: point.bytes)
             axes.plot([p.bytes for p in own], [p.pure for p in own], marker="o", ms=3.5, label=f"{way} {kind}".strip())
     axes.set(xscale="log", xlabel="bytes per frame (256 x 256)", ylabel="right answers, pure cells", ylim=(0.6, 1.0))
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.4))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
