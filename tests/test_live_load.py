@@ -137,7 +137,7 @@ def test_a_hundred_devices_for_a_while(bundle: Bundle, tmp_path: Path) -> None:
         assert sorted(int(record["frame"][0]) for record in device.records) == list(range(frames)), device.name
     assert report["sent"] == report["results"] == counts["frames"], "every frame that was sent got its result"
     assert sum(report["paths"].values()) == DEVICES * frames
-    if report["load"] <= (os.cpu_count() or 1):  # else other programs had the machine, and deadlines are theirs
+    if report["load"] <= 0.5 * (os.cpu_count() or 1):  # else other programs had the machine, and deadlines are theirs
         assert report["paths"]["REMOTE"] >= 0.99 * DEVICES * frames, report
         assert report["p99_ms"] <= DEADLINE_S * 1e3
     assert counts.get("malformed", 0) == counts.get("repeated", 0) == counts.get("refused", 0) == 0
