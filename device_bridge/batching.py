@@ -77,6 +77,11 @@ class TailQueue:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is at work."""
+        return not (self._jobs or self.at_work)
+
     def full(self, job: Job) -> bool:
         """Whether there is no room for this device's job: in all, or in its own share."""
         size = self._bytes + len(job.message.container)
@@ -94,6 +99,11 @@ class TailQueue:
             return self._rest_s(now)
         before: Counter[int] = Counter(job.message.branch for job in self._jobs if job.deadline <= deadline)
         return self._rest_s(now) + sum(self._span(branch, count) for branch, count in before.items())
+
+    def start(self, job: Job) -> tuple[Job, ...]:
+        """Put a job to work that came to a free worker, with nothing before it (``idle``)."""
+        self.at_work = (Job(job.device, job.message, job.arrived, job.arrived, job.model),)
+        return self.at_work
 
     def push(self, job: Job) -> None:
         """Take a job in; jobs of equal deadline keep their order."""

@@ -8,22 +8,25 @@ whether it hears itself (``check_shared``).
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from adaptsplit.device_bridge.control import Connection, EdgeState
+from adaptsplit.device_bridge.control import Connection, EdgeState, parse_control
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.process import new_session
 from adaptsplit.device_bridge.topics import check_id, edge_connection, every_device
-from adaptsplit.device_bridge.transport import BrokerAddress, Extras, OnMessage, Will, topic_matches
+from adaptsplit.device_bridge.transport import BrokerAddress, Extras, OnMessage, Will
 from adaptsplit.device_bridge.voice import Voice
-from adaptsplit.errors import RunError
+from adaptsplit.errors import ConfigError, MessageError, RunError
+
+log = logging.getLogger("adaptsplit.edge")
 
 SHARED_WAIT_S = 3.0
 UNSUBSCRIBE_S = 2.0
-MQTT_3 = 4  # the protocol level of 3.1.1
+MIN_GROUP_CHARS = 16  # beyond guessing at the rate of a network
 
 
 class SharedTransport(MqttTransport):
@@ -42,31 +45,24 @@ class SharedTransport(MqttTransport):
         assert self._left is not None
         self._left.set()
 
-    def _make_client(self) -> Any:
-        client = super()._make_client()
-        if self.version == MQTT_3:
-            client.on_publish = None  # it would be called at QoS 0, too, with reasons that 3.1.1 has not: 60 us each
-        return client
-
-    def _received(self, client: Any, userdata: Any, message: Any) -> None:
-        if not any(topic_matches(unshared(pattern), message.topic) for pattern, _ in self._filters):
-            self.counts["not_subscribed"] += 1  # amqtt sends a new client every retained message
-            return
-        self._on_message(message.topic, message.payload)
-
-
-def unshared(pattern: str) -> str:
-    """Return the topic filter inside a shared subscription, or a plain one as it is.
-
-    >>> unshared("$share/tails/a/+/up")
-    'a/+/up'
-    """
-    return pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern
-
 
 def shared(pattern: str, workers: str | None) -> str:
     """Return the filter as a member of the group ``workers`` subscribes to it; None: as it is."""
     return pattern if workers is None else f"$share/{check_id('workers group', workers)}/{pattern}"
+
+
+def checked_group(workers: str | None, *, secret: bool) -> str | None:
+    """Return the group's name; ConfigError for one that can be guessed where it must be ``secret``.
+
+    A broker gives each message to one member, and Mosquitto 2.0 judges no subscription: any client that knows the name
+    can join, and what falls to it is lost. So nobody is told the name, and beyond a closed broker it must be long.
+    """
+    if workers is not None and secret and len(workers) < MIN_GROUP_CHARS:
+        raise ConfigError(
+            f"workers group of {len(workers)} characters; with TLS its name is a secret that the group's edge servers "
+            f"share, of at least {MIN_GROUP_CHARS}: make one with `openssl rand -hex 16`"
+        )
+    return workers
 
 
 class EdgeLink:
@@ -78,7 +74,7 @@ class EdgeLink:
     def __init__(
         self, broker: BrokerAddress, fleet: str, edge: str, received: OnMessage, workers: str | None = None
     ) -> None:
-        self.workers = workers
+        self.workers = checked_group(workers, secret=broker.tls)
         self._voice = Voice(new_session())
         self._topic = edge_connection(fleet, edge)
         self._state_topic = self._topic.removesuffix("connection") + "state"
@@ -87,20 +83,26 @@ class EdgeLink:
         self._draining = False
         self._received = received
         self._heard_self = threading.Event()
-        unique = f"{edge}-{self._voice.session.hex()[:8]}"
+        unique = f"{edge}-{new_session().hex()}"  # told to nobody: who knows a client id can push its client out
         ups, beats = (shared(every_device(fleet, leaf), workers) for leaf in ("up", "heartbeat"))
-        own = [] if workers is None else [shared(self._topic, self._voice.session.hex())]
+        own = shared(self._topic, None if workers is None else new_session().hex())
         with self._lock:  # a connection may stand before its constructor has returned: what it says must find both
             # 3.1.1: nothing on the data plane has properties, and paho spends more time on each message of MQTT 5.
             self._data = SharedTransport(broker, f"{unique}-data", [ups], received, self._linked("data"), mqtt5=False)
             self._control = SharedTransport(
                 broker,
                 f"{unique}-control",
-                [beats, *own],
+                [beats, own],
                 self._on_control,
                 self._linked("control"),
                 will=Will(self._topic, *self._voice.will(Connection(state="CONNECTION_BROKEN"))),
+                live=[self._topic],
             )
+
+    @property
+    def group(self) -> str:
+        """What others are told of the group: that there is one, never its name."""
+        return "" if self.workers is None else "shared"
 
     def wait_connected(self, timeout_s: float) -> None:
         """Block until both connections stand; RunError after ``timeout_s``."""
@@ -153,8 +155,31 @@ class EdgeLink:
     def _on_control(self, topic: str, payload: bytes) -> None:
         if topic == self._topic:
             self._heard_self.set()
+            self._own(payload)
         else:
             self._received(topic, payload)
+
+    def _own(self, payload: bytes) -> None:
+        """Our own presence: a late will, of an earlier life or of an earlier connection, is put right (AS-025)."""
+        try:
+            envelope, content = parse_control(payload)
+        except MessageError as error:
+            log.info("%s: %s", self._topic, error)
+            return
+        ours = envelope.session == self._voice.session.hex()
+        if not isinstance(content, Connection) or (ours and content.state != "CONNECTION_BROKEN"):
+            return
+        with self._lock:
+            if content.state == "ONLINE":
+                self._twin(envelope.session)
+            elif self._up == {"data", "control"} and not self._draining:
+                self._control.counts["late_wills"] += 1
+                self._say("ONLINE")
+
+    def _twin(self, session: str) -> None:
+        if not self._control.counts["twins"]:
+            log.warning("another edge server speaks on %s (session %s); give each its own --id", self._topic, session)
+        self._control.counts["twins"] += 1
 
     def _linked(self, plane: str) -> Callable[[bool], None]:
         def linked(up: bool) -> None:

@@ -23,6 +23,7 @@ from adaptsplit.device_bridge.messages import (
     Status,
     parse_message,
 )
+from adaptsplit.device_bridge.rate_limit import RateLimit
 from adaptsplit.device_bridge.topics import DeviceTopics, device_of
 from adaptsplit.errors import AdaptsplitError, ConfigError, MessageError
 
@@ -83,13 +84,21 @@ class EdgeSession:
     """See the module's text. One batch per model is at work at a time.
 
     ``lanes`` by the models' ids; the first also takes frames that name no model. Without ``lanes`` there is one model
-    of ``branches`` branches, with a queue of ``max_queue``.
+    of ``branches`` branches, with a queue of ``max_queue``. ``limit``: how much one device may send; what is above is
+    counted (``rate_limited``) and neither parsed nor answered. None: no limit.
     """
 
     def __init__(
-        self, fleet: str, branches: int = 0, max_queue: int = MAX_QUEUE, *, lanes: Mapping[bytes, Lane] | None = None
+        self,
+        fleet: str,
+        branches: int = 0,
+        max_queue: int = MAX_QUEUE,
+        *,
+        lanes: Mapping[bytes, Lane] | None = None,
+        limit: RateLimit | None = None,
     ) -> None:
         self.fleet = fleet
+        self._limit = limit
         self.counts: Counter[str] = Counter()
         self.lanes = dict(lanes or {ANY_MODEL: Lane(branches, TailQueue(max_queue, MAX_QUEUE_BYTES))})
         self._first = next(iter(self.lanes))
@@ -104,12 +113,15 @@ class EdgeSession:
     @property
     def idle(self) -> bool:
         """Whether nothing waits or is at work."""
-        return not self.waiting and not any(lane.queue.at_work for lane in self.lanes.values())
+        return all(lane.queue.idle for lane in self.lanes.values())
 
     def received(self, topic: str, payload: bytes, now: float) -> list[EdgeAction]:
         """A message came from somebody; MessageError never leaves this method."""
         try:
             device, leaf = device_of(topic, self.fleet)
+            if self._limit is not None and not self._limit.allows(device, now):
+                self.counts["rate_limited"] += 1
+                return []
             message = parse_message(payload)
             if leaf == "up" and isinstance(message, FrameMessage):
                 return self._frame(device, message, now)
@@ -161,6 +173,8 @@ class EdgeSession:
 
     def _admit(self, job: Job, now: float) -> list[EdgeAction]:
         queue = self.lanes[job.model].queue
+        if queue.idle:
+            return [Work(queue.start(job))]
         why = "dropped_full" if queue.full(job) else "dropped_hopeless" if queue.hopeless(job, now) else ""
         if why:
             self.counts[why] += 1
@@ -182,10 +196,12 @@ class EdgeSession:
         if queue.at_work or not len(queue):
             return []
         batch, late = queue.take(now)
+        actions: list[EdgeAction] = [Work(batch)] if batch else []
+        if not late:
+            return actions
         self.counts["dropped_late"] += len(late)
         load = self._load(model, now)
-        actions: list[EdgeAction] = [self._result(job, now, Status.DROPPED, load) for job in late]
-        return [*actions, Work(batch)] if batch else actions
+        return [*(self._result(job, now, Status.DROPPED, load) for job in late), *actions]
 
     def _answer(self, job: Job, answer: TailAnswer | AdaptsplitError, now: float, load: ServerLoad) -> EdgeAction:
         if isinstance(answer, AdaptsplitError):

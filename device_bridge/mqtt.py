@@ -3,6 +3,7 @@
 * TCP_NODELAY on every socket (else Nagle and delayed acknowledgements cost about 44 ms a round trip);
 * callbacks never raise: an exception in one would end paho's network thread while it still looks connected;
 * the network loop runs in a thread of ours that starts it again whatever ends it;
+* messages at QoS 0 go beside paho, which spends more on each of them than all else together (``fast_lane``);
 * nothing is queued while disconnected, and whatever paho still holds is dropped on reconnection: what a device sends is
   worth something now or never. Retained self-descriptions are published anew by ``on_link(True)``;
 * TLS checks the broker's certificate and name always; what a broker refuses for good ends ``wait_connected`` at once;
@@ -24,6 +25,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
+from adaptsplit.device_bridge.fast_lane import LaneClient, Waker
 from adaptsplit.device_bridge.mqtt5 import (
     MAX_HEADER_BYTES,
     Negotiation,
@@ -49,6 +51,7 @@ log = logging.getLogger("adaptsplit.mqtt")
 
 KEEPALIVE_S = 4
 MAX_QUEUED = 64
+MAX_TOPICS = 4096
 _RECONNECT_MIN_S, _RECONNECT_MAX_S = 1, 4
 _POLL_S = 0.05
 _ANSWER_S = 6.0  # to CONNECT; paho itself waits for ever
@@ -95,6 +98,7 @@ class MqttTransport:
         self._tls: TlsContext | None = client_context(broker.ca, broker.cert, broker.key) if broker.tls else None
         self._refusal = ""
         self._filters = [(topic, qos) for topic in filters]
+        self._topics: dict[bytes, str] = {}
         self._on_message = on_message
         self._on_link = on_link
         self._send_buffer = send_buffer
@@ -106,6 +110,7 @@ class MqttTransport:
         self._answer_by = 0.0
         self._max_packet: float = math.inf
         self._last: Any = None
+        self._waker = Waker()
         self._client = self._make_client()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{client_id}", daemon=True)
         self._thread.start()
@@ -115,8 +120,9 @@ class MqttTransport:
         """Of MQTT: 5, or 4 for 3.1.1."""
         return self._protocol.version
 
-    def _make_client(self) -> Any:
-        client, will = self._protocol.make_client(self._id), None if self._protocol.asking else self._will
+    def _make_client(self) -> LaneClient:
+        will = None if self._protocol.asking else self._will
+        client = LaneClient(self._id, self._protocol.paho_version, self._delivered, self._waker)
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(_RECONNECT_MIN_S, _RECONNECT_MAX_S)
         client.connect_timeout = 3.0
@@ -152,7 +158,13 @@ class MqttTransport:
             self.counts["too_large"] += 1
             return False
         properties = publish_properties(extras, self.version)
+        if (lane := self._client.lane) is not None and not (qos or retain or properties):
+            return lane.publish(topic, payload)
+        return self._publish_by_paho(topic, payload, qos, retain, properties)
+
+    def _publish_by_paho(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Any) -> bool:
         info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        self._waker.wake()
         left = bool(info.rc == paho.MQTT_ERR_SUCCESS)
         if qos and left:
             self._last = info
@@ -160,7 +172,7 @@ class MqttTransport:
 
     def publish_latest(self, topic: str, payload: bytes, *, extras: Extras | None = None) -> bool:
         """Publish at QoS 0 unless older output still waits for the socket: then this value is skipped, not queued."""
-        if self._client.want_write():
+        if self._client.busy:
             self.counts["skipped_latest"] += 1
             return False
         return self.publish(topic, payload, extras=extras)
@@ -175,12 +187,14 @@ class MqttTransport:
             time.sleep(0.005)
         self._closing.set()
         self._client.disconnect()
+        self._waker.wake()
         self._thread.join(timeout=5.0)
+        self._waker.close()
 
     def _pending(self) -> bool:
         """Whether output waits, or the newest message at QoS 1 is not acknowledged (those before it are then)."""
         last = self._last
-        return bool(self._client.want_write() or (last is not None and not last.is_published()))
+        return bool(self._client.busy or (last is not None and not last.is_published()))
 
     def wait_connected(self, timeout_s: float) -> None:
         """Block until connected; RunError with the cure after ``timeout_s``, or once the broker or TLS refuses."""
@@ -204,8 +218,8 @@ class MqttTransport:
 
         return guarded
 
-    def _socket_opened(self, client: Any, userdata: Any, sock: socket.socket) -> None:
-        tune_socket(sock, self._send_buffer)
+    def _socket_opened(self, client: Any, userdata: Any, lane: Any) -> None:
+        tune_socket(lane.raw, self._send_buffer)
 
     def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if not self._protocol.answer(reason):
@@ -257,15 +271,32 @@ class MqttTransport:
             self._on_link(False)
 
     def _received(self, client: Any, userdata: Any, message: Any) -> None:
-        if not any(topic_matches(pattern, message.topic) for pattern, _ in self._filters):
+        self._take(message.topic, message.payload, message.qos, bool(message.retain))
+
+    def _delivered(self, topic: bytes, payload: bytes) -> None:
+        """A message at QoS 0, not retained, that paho has not seen."""
+        try:
+            name = self._topics.get(topic)
+            if name is None or self._on_detail is not None:
+                self._take(topic.decode(), payload, 0, False)
+            else:
+                self._on_message(name, payload)
+        except Exception:
+            self.counts["callback_errors"] += 1
+            log.exception("callback failed")
+
+    def _take(self, topic: str, payload: bytes, qos: int, retained: bool) -> None:
+        if not any(topic_matches(pattern, topic) for pattern, _ in self._filters):
             self.counts["not_subscribed"] += 1  # amqtt sends a new client every retained message
             return
         if self._on_detail is not None:
-            self._on_detail(message.topic, message.payload, message.qos, bool(message.retain))
-        if message.retain and any(topic_matches(pattern, message.topic) for pattern in self._live):
+            self._on_detail(topic, payload, qos, retained)
+        if retained and any(topic_matches(pattern, topic) for pattern in self._live):
             self.counts["retained_dropped"] += 1
             return
-        self._on_message(message.topic, message.payload)
+        if len(self._topics) < MAX_TOPICS:
+            self._topics[topic.encode()] = topic
+        self._on_message(topic, payload)
 
     # ---- the network thread ----
 
@@ -275,7 +306,7 @@ class MqttTransport:
         while not self._closing.is_set():
             try:
                 self._open()
-                while self._goes_on() and self._client.loop(timeout=0.5) == paho.MQTT_ERR_SUCCESS:
+                while self._goes_on() and self._client.turn(0.5) == paho.MQTT_ERR_SUCCESS:
                     delay = float(_RECONNECT_MIN_S) if self.connected.is_set() else delay
             except OSError as error:
                 log.info("broker unreachable: %s", error)
@@ -329,5 +360,5 @@ class MqttTransport:
     def _drain(self) -> None:
         """Give the clean DISCONNECT a moment to leave."""
         for _ in range(4):
-            if self._client.loop(timeout=0.02) != paho.MQTT_ERR_SUCCESS:
+            if self._client.turn(0.02) != paho.MQTT_ERR_SUCCESS:
                 return

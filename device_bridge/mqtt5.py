@@ -20,7 +20,6 @@ from collections import Counter
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -74,10 +73,10 @@ class Negotiation:
         if not self._answered and self.version == 5 and self._has_will and not self.asking:
             self.asking = self.change = True
 
-    def make_client(self, client_id: str) -> Any:
-        """Return a paho client of the version at hand, not connected."""
-        protocol = paho.MQTTv5 if self.version == 5 else paho.MQTTv311
-        return paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol)
+    @property
+    def paho_version(self) -> Any:
+        """The version at hand, as paho names it."""
+        return paho.MQTTv5 if self.version == 5 else paho.MQTTv311
 
     def connect_options(self) -> dict[str, Any]:
         """Return what ``connect`` takes besides: a clean start, always (3.1.1 says so when the client is made)."""

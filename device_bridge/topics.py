@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from adaptsplit.errors import ConfigError, MessageError
@@ -95,6 +96,7 @@ def every_device(fleet: str, leaf: str) -> str:
     return f"{PREFIX}/{check_id('fleet', fleet)}/+/{leaf}"
 
 
+@lru_cache(maxsize=4096)
 def device_of(topic: str, fleet: str) -> tuple[str, str]:
     """Split a device's topic into (device id, leaf); MessageError for any other topic."""
     start = f"{PREFIX}/{fleet}/"

@@ -383,7 +383,7 @@ class Ends:
         """End the connections as a crash would."""
         for transport in (self.link._control, self.link._data):
             transport._closing.set()
-            transport._client.socket().shutdown(2)
+            transport._client.lane.raw.shutdown(2)
             transport.close()
 
 
@@ -667,7 +667,7 @@ def test_nothing_that_was_said_while_away_comes_later(broker: EmbeddedBroker, to
 
     speaker, first = connected("speaker"), connected("same-id")
     first._closing.set()
-    first._client.socket().shutdown(2)
+    first._client.lane.raw.shutdown(2)
     first.close()
     got.clear()
     speaker.publish(topic, b"while away", qos=1)

@@ -27,13 +27,13 @@ from adaptsplit.device_bridge.batching import MAX_PER_DEVICE, BatchTimes, Job, T
 from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto
 from adaptsplit.device_bridge.control import EdgeState, parse_control
 from adaptsplit.device_bridge.edge import EdgeServer
-from adaptsplit.device_bridge.edge_link import shared, unshared
+from adaptsplit.device_bridge.edge_link import shared
 from adaptsplit.device_bridge.edge_load import LightDevice, fly_all, packet
 from adaptsplit.device_bridge.edge_session import EdgeSession, Lane, Reply, TailAnswer, Work
 from adaptsplit.device_bridge.edge_tail import Tail, model_id
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Result, ServerLoad, Status, parse_message
 from adaptsplit.device_bridge.mqtt import MqttTransport
-from adaptsplit.device_bridge.topics import DeviceTopics, edge_connection
+from adaptsplit.device_bridge.topics import DeviceTopics, edge_connection, topic_matches
 from adaptsplit.device_bridge.transport import BrokerAddress
 from adaptsplit.errors import AdaptsplitError, CodecError, ConfigError, MessageError, RunError
 from adaptsplit.runtime import EdgeRuntime, ModelFolder
@@ -609,8 +609,8 @@ def test_an_edge_needs_a_model_and_a_sound_group_name(broker: EmbeddedBroker) ->
         EdgeServer([], address)
     with pytest.raises(ConfigError, match="workers group id 'a/b'"):
         shared("x", "a/b")
-    assert unshared(shared("a/+/up", "tails")) == "a/+/up"
-    assert unshared("a/+/up") == "a/+/up"
+    assert topic_matches(shared("a/+/up", "tails"), "a/b/up")
+    assert not topic_matches(shared("a/+/up", "tails"), "a/b/down")
 
 
 def test_the_command_line_takes_several_bundles() -> None:

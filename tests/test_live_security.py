@@ -376,7 +376,7 @@ def test_a_last_will_on_anothers_topic_is_not_published(broker: EmbeddedBroker, 
 def cut(client: Client) -> None:
     """End the connection as a crash would, without DISCONNECT."""
     client.link._closing.set()
-    client.link._client.socket().shutdown(socket.SHUT_RDWR)
+    client.link._client.lane.raw.shutdown(socket.SHUT_RDWR)
     client.link.close()
 
 
