@@ -162,7 +162,9 @@ def observe(
     raw[34] = x[est.FALLBACK_RATE]
 
 
-_ROWS = [(f.scale == "log", float(low), float(high - low)) for f, low, high in zip(FIELDS, _LOW, _HIGH, strict=True)]
+_LOGS = [i for i, field in enumerate(FIELDS) if field.scale == "log"]
+_SPAN = _HIGH - _LOW
+_ZEROS, _ONES = np.zeros(SIZE), np.ones(SIZE)
 
 
 def observation_row(
@@ -175,12 +177,14 @@ def observation_row(
     raw: Any = [0.0] * SIZE
     numbers: Any = x.tolist()
     observe(numbers, now, frame_wait, slot_occupied, sharpness, difference, raw)
-    row = []
-    for given, (log, low, span) in zip(raw, _ROWS, strict=True):
-        value = (math.log(given) if given > 0.0 else -math.inf) if log else given
-        scaled = (value - low) / span
-        row.append(0.0 if scaled != scaled or scaled < 0.0 else 1.0 if scaled > 1.0 else scaled)
-    return np.array(row, dtype=np.float32)
+    for i in _LOGS:
+        raw[i] = math.log(raw[i]) if raw[i] > 0.0 else -math.inf
+    row = np.array(raw)
+    row -= _LOW
+    row /= _SPAN
+    np.fmax(row, _ZEROS, out=row)  # NaN becomes 0
+    np.fmin(row, _ONES, out=row)
+    return row.astype(np.float32)
 
 
 def _known(value: float, raw: NDArray[Any], i: int) -> None:

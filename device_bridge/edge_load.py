@@ -20,36 +20,16 @@ from adaptsplit.decision import Decision
 from adaptsplit.device_bridge.actions import Action, Beat, Decide, Encode, Look, Run, Send, SessionConfig, Settled
 from adaptsplit.device_bridge.messages import parse_message
 from adaptsplit.device_bridge.mqtt import tune_socket
+from adaptsplit.device_bridge.packets import PUBLISH, packet, publish_packet, text
 from adaptsplit.device_bridge.session import DeviceSession
 from adaptsplit.device_bridge.topics import DeviceTopics
 from adaptsplit.errors import MessageError, RunError
 from adaptsplit.outcome import Outcomes
 
-CONNACK, PUBLISH, SUBACK = 0x20, 0x30, 0x90
+CONNACK, SUBACK = 0x20, 0x90
 _CONNECT, _SUBSCRIBE, _PING = 0x10, 0x82, b"\xc0\x00"
 KEEPALIVE_S = 60
 CELLS = 16
-
-
-def packet(kind: int, body: bytes) -> bytes:
-    """Return an MQTT control packet: type and flags, remaining length, body."""
-    length, left = bytearray(), len(body)
-    while True:
-        length.append(left % 128 | (0x80 if left >= 128 else 0))
-        left //= 128
-        if not left:
-            return bytes((kind,)) + bytes(length) + body
-
-
-def text(value: str) -> bytes:
-    """Return a string as MQTT writes it."""
-    data = value.encode()
-    return len(data).to_bytes(2, "big") + data
-
-
-def publish_packet(topic: str, payload: bytes) -> bytes:
-    """Return a PUBLISH at QoS 0."""
-    return packet(PUBLISH, text(topic) + payload)
 
 
 class RawClient:

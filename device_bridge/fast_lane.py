@@ -24,13 +24,13 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from adaptsplit.device_bridge.packets import PUBLISH, body_of, remaining_length
+
 __all__ = ["FastLane", "LaneClient", "Waker"]
 
 READ_BYTES = 64 * 1024
-MAX_PACKET_BYTES = 16 << 20  # twice the largest message of ours: more is a peer gone wrong
 MAX_UNSENT_BYTES = 4 << 20
 MAX_TOPICS = 4096
-PUBLISH = 0x30  # at QoS 0, neither retained nor repeated
 
 Deliver = Callable[[bytes, bytes], None]
 """(topic in UTF-8, payload); must not raise."""
@@ -161,7 +161,7 @@ class FastLane:
         head = self._heads.get(topic)
         if head is None:
             head = self._head(topic)
-        packet = b"".join((b"\x30", _length(len(head) + len(payload)), head, payload))
+        packet = b"".join((b"\x30", remaining_length(len(head) + len(payload)), head, payload))
         if self._out and len(self._out) + len(packet) > MAX_UNSENT_BYTES:
             return False
         return self._write(packet)
@@ -186,7 +186,7 @@ class FastLane:
             self._rest.clear()
         at, size = 0, len(data)
         while at < size:
-            body, end = _frame(data, at)
+            body, end = body_of(data, at)
             if end > size:
                 break
             if data[at] != PUBLISH or not self._message(data, body, end):
@@ -203,7 +203,7 @@ class FastLane:
         if self._properties:
             if topic_end >= end:
                 return False
-            begin = _frame(data, topic_end - 1)[1]  # properties: a length, and as many bytes
+            begin = body_of(data, topic_end - 1)[1]  # properties: a length, and as many bytes
         if topic_end == at + 2 or begin > end:
             return False
         self._deliver(data[at + 2 : topic_end], data[begin:end])
@@ -244,38 +244,6 @@ class FastLane:
             self._error = error
             self._out.clear()
             self._waker.wake()
-
-
-def _length(size: int) -> bytes:
-    """Return a remaining length as MQTT writes it (section 2.2.3).
-
-    >>> _length(321).hex()
-    'c102'
-    """
-    if size < 0x80:
-        return bytes((size,))
-    if size < 0x4000:
-        return bytes((size & 0x7F | 0x80, size >> 7))
-    return bytes((size & 0x7F | 0x80,)) + _length(size >> 7)
-
-
-def _frame(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the body of the packet at ``at`` begins and ends; an end beyond the data: it has not all come.
-
-    OSError for a length that is none, or beyond any of ours. Properties have the same form, without the type before.
-    """
-    length = shift = 0
-    for body in range(at + 2, at + 6):
-        if body > len(data):
-            return at, len(data) + 1
-        byte = data[body - 1]
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if length > MAX_PACKET_BYTES:
-                raise OSError(f"the broker sends a packet of {length} bytes; at most {MAX_PACKET_BYTES} are taken")
-            return body, body + length
-        shift += 7
-    raise OSError("the broker sends a packet whose length is malformed")
 
 
 class LaneClient(paho.Client):

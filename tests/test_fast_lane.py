@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptsplit.device_bridge import fast_lane
 from adaptsplit.device_bridge.broker import EmbeddedBroker
-from adaptsplit.device_bridge.edge_load import packet, publish_packet, text
-from adaptsplit.device_bridge.fast_lane import MAX_PACKET_BYTES, MAX_TOPICS, MAX_UNSENT_BYTES, FastLane, Waker
+from adaptsplit.device_bridge.fast_lane import MAX_TOPICS, MAX_UNSENT_BYTES, FastLane, Waker
 from adaptsplit.device_bridge.mqtt import MqttTransport
+from adaptsplit.device_bridge.packets import MAX_PACKET_BYTES, body_of, packet, publish_packet, text
 from adaptsplit.device_bridge.transport import BrokerAddress
 
 QOS1 = packet(0x32, text("a/b") + b"\0\7" + b"once")
@@ -164,7 +163,7 @@ def test_lengths_that_nobody_sends_end_the_connection(ends: Ends, stream: bytes,
 
 
 def test_the_largest_packet_is_taken() -> None:
-    assert fast_lane._frame(packet(0x30, bytes(MAX_PACKET_BYTES))[:5], 0) == (5, 5 + MAX_PACKET_BYTES)
+    assert body_of(packet(0x30, bytes(MAX_PACKET_BYTES))[:5], 0) == (5, 5 + MAX_PACKET_BYTES)
 
 
 def test_a_hundred_thousand_damaged_streams_neither_crash_nor_hang() -> None:

@@ -28,11 +28,12 @@ from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto
 from adaptsplit.device_bridge.control import EdgeState, parse_control
 from adaptsplit.device_bridge.edge import EdgeServer
 from adaptsplit.device_bridge.edge_link import shared
-from adaptsplit.device_bridge.edge_load import LightDevice, fly_all, packet
+from adaptsplit.device_bridge.edge_load import LightDevice, fly_all
 from adaptsplit.device_bridge.edge_session import EdgeSession, Lane, Reply, TailAnswer, Work
-from adaptsplit.device_bridge.edge_tail import Tail, model_id
-from adaptsplit.device_bridge.messages import Ack, FrameMessage, Result, ServerLoad, Status, parse_message
+from adaptsplit.device_bridge.edge_tail import Tail
+from adaptsplit.device_bridge.messages import Ack, FrameMessage, Result, ServerLoad, Status, model_id, parse_message
 from adaptsplit.device_bridge.mqtt import MqttTransport
+from adaptsplit.device_bridge.packets import packet
 from adaptsplit.device_bridge.topics import DeviceTopics, edge_connection, topic_matches
 from adaptsplit.device_bridge.transport import BrokerAddress
 from adaptsplit.errors import AdaptsplitError, CodecError, ConfigError, MessageError, RunError
