@@ -25,7 +25,8 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
-from adaptsplit.device_bridge.fast_lane import LaneClient, Waker
+from adaptsplit.device_bridge.deliveries import Deliveries
+from adaptsplit.device_bridge.fast_lane import FastLane, LaneClient, Waker
 from adaptsplit.device_bridge.mqtt5 import (
     MAX_HEADER_BYTES,
     Negotiation,
@@ -43,7 +44,6 @@ from adaptsplit.device_bridge.transport import (
     OnMessage,
     Will,
     no_connection,
-    topic_matches,
 )
 from adaptsplit.errors import RunError
 
@@ -51,7 +51,6 @@ log = logging.getLogger("adaptsplit.mqtt")
 
 KEEPALIVE_S = 4
 MAX_QUEUED = 64
-MAX_TOPICS = 4096
 _RECONNECT_MIN_S, _RECONNECT_MAX_S = 1, 4
 _POLL_S = 0.05
 _ANSWER_S = 6.0  # to CONNECT; paho itself waits for ever
@@ -98,12 +97,9 @@ class MqttTransport:
         self._tls: TlsContext | None = client_context(broker.ca, broker.cert, broker.key) if broker.tls else None
         self._refusal = ""
         self._filters = [(topic, qos) for topic in filters]
-        self._topics: dict[bytes, str] = {}
-        self._on_message = on_message
+        self._deliveries = Deliveries(filters, live, on_message, on_detail, self.counts)
         self._on_link = on_link
         self._send_buffer = send_buffer
-        self._live = tuple(live)
-        self._on_detail = on_detail
         self._id, self._will = client_id, will
         self._protocol = Negotiation(mqtt5, will is not None)
         self._closing = threading.Event()
@@ -111,6 +107,7 @@ class MqttTransport:
         self._max_packet: float = math.inf
         self._last: Any = None
         self._waker = Waker()
+        self._lane: FastLane | None = None
         self._client = self._make_client()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{client_id}", daemon=True)
         self._thread.start()
@@ -122,7 +119,7 @@ class MqttTransport:
 
     def _make_client(self) -> LaneClient:
         will = None if self._protocol.asking else self._will
-        client = LaneClient(self._id, self._protocol.paho_version, self._delivered, self._waker)
+        client = LaneClient(self._id, self._protocol.paho_version, self._deliveries.beside_paho, self._waker)
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(_RECONNECT_MIN_S, _RECONNECT_MAX_S)
         client.connect_timeout = 3.0
@@ -142,7 +139,7 @@ class MqttTransport:
             client.on_publish = self._guard(self._published)
         client.on_subscribe = self._guard(self._subscribed)
         client.on_disconnect = self._guard(self._disconnected)
-        client.on_message = self._guard(self._received)
+        client.on_message = self._deliveries.by_paho
         return client
 
     # ---- Transport ----
@@ -158,8 +155,8 @@ class MqttTransport:
             self.counts["too_large"] += 1
             return False
         properties = publish_properties(extras, self.version)
-        if (lane := self._client.lane) is not None and not (qos or retain or properties):
-            return lane.publish(topic, payload)
+        if self._lane is not None and not (qos or retain or properties):
+            return self._lane.publish(topic, payload)
         return self._publish_by_paho(topic, payload, qos, retain, properties)
 
     def _publish_by_paho(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Any) -> bool:
@@ -218,7 +215,8 @@ class MqttTransport:
 
         return guarded
 
-    def _socket_opened(self, client: Any, userdata: Any, lane: Any) -> None:
+    def _socket_opened(self, client: Any, userdata: Any, lane: FastLane) -> None:
+        self._lane = lane
         tune_socket(lane.raw, self._send_buffer)
 
     def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
@@ -269,34 +267,6 @@ class MqttTransport:
         self.connected.clear()
         if was and self._on_link is not None and not self._closing.is_set():
             self._on_link(False)
-
-    def _received(self, client: Any, userdata: Any, message: Any) -> None:
-        self._take(message.topic, message.payload, message.qos, bool(message.retain))
-
-    def _delivered(self, topic: bytes, payload: bytes) -> None:
-        """A message at QoS 0, not retained, that paho has not seen."""
-        try:
-            name = self._topics.get(topic)
-            if name is None or self._on_detail is not None:
-                self._take(topic.decode(), payload, 0, False)
-            else:
-                self._on_message(name, payload)
-        except Exception:
-            self.counts["callback_errors"] += 1
-            log.exception("callback failed")
-
-    def _take(self, topic: str, payload: bytes, qos: int, retained: bool) -> None:
-        if not any(topic_matches(pattern, topic) for pattern, _ in self._filters):
-            self.counts["not_subscribed"] += 1  # amqtt sends a new client every retained message
-            return
-        if self._on_detail is not None:
-            self._on_detail(topic, payload, qos, retained)
-        if retained and any(topic_matches(pattern, topic) for pattern in self._live):
-            self.counts["retained_dropped"] += 1
-            return
-        if len(self._topics) < MAX_TOPICS:
-            self._topics[topic.encode()] = topic
-        self._on_message(topic, payload)
 
     # ---- the network thread ----
 

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from secure_cases import ONE, make_fleet, secure
 
-from adaptsplit.device_bridge.broker import EmbeddedBroker
+from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto
 from adaptsplit.device_bridge.fast_lane import MAX_TOPICS, MAX_UNSENT_BYTES, FastLane, Waker
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.packets import MAX_PACKET_BYTES, body_of, packet, publish_packet, text
@@ -337,3 +339,39 @@ def test_a_connection_whose_only_traffic_passes_beside_paho_stays_up(broker: Emb
         assert link.counts["connected"] == 1
     finally:
         link.close()
+
+
+@pytest.mark.skipif(not find_mosquitto(), reason="Mosquitto is not installed")
+def test_over_tls_messages_of_many_threads_arrive_whole(tmp_path: Path) -> None:
+    """OpenSSL allows one thread at a time: all writing is the network thread's, and callers only wake it."""
+    folder = make_fleet(tmp_path / "farm")
+    got: list[bytes] = []
+    with EmbeddedBroker(secure=folder) as running:
+        edge = MqttTransport(
+            secure(running, folder, "edge-1"), "e", [ONE.leaf("up")], lambda t, p: got.append(p), mqtt5=False
+        )
+        device = MqttTransport(
+            secure(running, folder, "device-1"), "d", [], lambda t, p: None, send_buffer=16 * 1024, mqtt5=False
+        )
+        try:
+            for link in (edge, device):
+                link.wait_connected(10.0)
+
+            def speak(name: int) -> None:
+                for k in range(60):
+                    while not device.publish(ONE.leaf("up"), bytes([name, k]) * (k * 499)):
+                        time.sleep(0.002)
+
+            speakers = [threading.Thread(target=speak, args=(name,)) for name in range(4)]
+            for speaker in speakers:
+                speaker.start()
+            for speaker in speakers:
+                speaker.join(30.0)
+            until = time.monotonic() + 20.0
+            while len(got) < 240 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert sorted(got) == sorted(bytes([name, k]) * (k * 499) for name in range(4) for k in range(60))
+            assert device.counts["connected"] == edge.counts["connected"] == 1
+        finally:
+            device.close()
+            edge.close()
