@@ -39,6 +39,7 @@ from adaptsplit.bundle_files import (
     check_signature,
     entry,
     listed,
+    read_checked,
     read_file,
 )
 from adaptsplit.bundle_manifest import Manifest, StageTimes, parse_manifest, stage_times
@@ -289,7 +290,10 @@ def _controller(folder: Path, manifest: Manifest, space: DecisionSpace, summary:
     if source.source not in manifest.files:
         raise ConfigError(f"its policy {source.source!r} is not a file of the bundle")
     where = folder / source.source
-    policy = parse_policy(read_file(where, MAX_POLICY_BYTES), str(where), source.name)
+    expected = manifest.files[source.source]
+    if expected.bytes > MAX_POLICY_BYTES:
+        raise ConfigError(f"{where.name}: {expected.bytes} bytes; a policy has at most {MAX_POLICY_BYTES}")
+    policy = parse_policy(read_checked(where, expected), str(where), source.name)
     if policy.space != space:
         raise ConfigError(f"{where.name} is a policy for another decision space")
     return policy

@@ -93,18 +93,27 @@ def check_files(folder: Path, files: Mapping[str, Expected]) -> None:
             Refusal.CHANGED, f"{folder / extra[0]}: not listed in {MANIFEST_FILE}; remove it, or {EXPORT_AGAIN}"
         )
     for name, expected in files.items():
-        data = read_file(folder / name, MAX_FILE_BYTES)
-        digest = hashlib.sha256(data).hexdigest()
-        if len(data) != expected.bytes or digest != expected.sha256:
-            raise RefusedBundle(
-                Refusal.CHANGED,
-                f"{folder / name}: {len(data)} bytes, SHA-256 {digest[:12]}..., but {MANIFEST_FILE} says "
-                f"{expected.bytes} bytes, {expected.sha256[:12]}...; it is damaged or was changed: {EXPORT_AGAIN}",
-            )
+        read_checked(folder / name, expected)
     if f"{MODEL_FOLDER}/{MODEL_FILE}" not in files:
         raise RefusedBundle(
             Refusal.CHANGED, f"{folder / MANIFEST_FILE}: lists no {MODEL_FOLDER}/{MODEL_FILE}; {EXPORT_AGAIN}"
         )
+
+
+def read_checked(path: Path, expected: Expected) -> bytes:
+    """Return a file's bytes once they are found to be ``expected``; RefusedBundle otherwise.
+
+    What is used is what was checked: whoever reads a file again must ask again, for it may have been exchanged.
+    """
+    data = read_file(path, MAX_FILE_BYTES)
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != expected.bytes or digest != expected.sha256:
+        raise RefusedBundle(
+            Refusal.CHANGED,
+            f"{path}: {len(data)} bytes, SHA-256 {digest[:12]}..., but {MANIFEST_FILE} says "
+            f"{expected.bytes} bytes, {expected.sha256[:12]}...; it is damaged or was changed: {EXPORT_AGAIN}",
+        )
+    return data
 
 
 def check_signature(folder: Path, trusted: Trust, *, at_rest: bool = False) -> SignatureFile:

@@ -20,8 +20,10 @@ from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.guard_range import TrainedRange
-from adaptsplit.signing import Refusal, RefusedBundle
+from adaptsplit.signing import Refusal, RefusedBundle, Shown, refuse_twins
 
+MAX_VALUES = 1 << 17  # of a manifest; those of the shipped scenarios have about 3,600
+_NESTS = (dict, list)
 RelativeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}$")]
 
 
@@ -36,8 +38,8 @@ class ControllerEntry(Config):
     """The controller: ``source`` is the name it is built from, or ``policy.npz`` for a learned one."""
 
     kind: Literal["static", "random", "rule", "learned"]
-    name: str = Field(min_length=1, max_length=200)
-    source: str = Field(min_length=1, max_length=200)
+    name: Shown = Field(min_length=1, max_length=200)
+    source: Shown = Field(min_length=1, max_length=200)
 
 
 class StageEntry(Config):
@@ -52,17 +54,17 @@ class Manifest(Config):
     """The content of ``manifest.json``."""
 
     schema_: Literal["adaptsplit.bundle/1"] = Field(alias="schema")
-    name: str
-    created: str
-    library: str
-    scenario: str
-    device: str
-    frames: str
+    name: Shown
+    created: Shown
+    library: Shown
+    scenario: Shown
+    device: Shown
+    frames: Shown
     observation: str
     space: dict[str, Any]
     controller: ControllerEntry
     context: ControllerContext
-    classes: tuple[str, ...]
+    classes: tuple[Shown, ...]
     stages: StageEntry
     summary: dict[str, Any]
     trained: TrainedRange | None = None
@@ -102,7 +104,7 @@ def _at(levels: NDArray[np.float64], u: float) -> float:
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Parse the bytes of a manifest; RefusedBundle ``malformed`` names every fault."""
     try:
-        value = json.loads(data, parse_constant=refuse_constant, parse_float=_finite)
+        value = json.loads(data, parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=refuse_twins)
     except (ValueError, RecursionError) as error:
         problem = printable(f"{path}: not valid JSON ({error}); {EXPORT_AGAIN}")
         raise RefusedBundle(Refusal.MALFORMED, problem) from error
@@ -111,12 +113,24 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             Refusal.MALFORMED, f"{path}: expected a JSON object, found {type(value).__name__}; {EXPORT_AGAIN}"
         )
     try:
+        _check_values(value, path)
         manifest = parse(Manifest, value, str(path))
         if space_of(value, str(path)).to_dict() != manifest.space:
             raise ConfigError(f"{path}: decision space in another form than we write")
     except (ConfigError, DataError) as error:
         raise RefusedBundle(Refusal.MALFORMED, f"{error}\n{EXPORT_AGAIN}") from error
     return manifest
+
+
+def _check_values(value: dict[str, Any], path: Path) -> None:
+    """ConfigError for a document of too many values: each wrong one costs 600 bytes once it is validated."""
+    count, nests = 0, list[Any]((value,))
+    while nests and count <= MAX_VALUES:
+        nest = nests.pop()
+        count += len(nest)
+        nests += [part for part in (nest.values() if isinstance(nest, dict) else nest) if isinstance(part, _NESTS)]
+    if count > MAX_VALUES:
+        raise ConfigError(f"{path}: more than {MAX_VALUES} values")
 
 
 def _finite(text: str) -> float:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptsplit.bundle import load_bundle
 from adaptsplit.errors import ConfigError
@@ -19,7 +20,9 @@ from adaptsplit.signing import (
     sign_statement,
     write_atomically,
 )
-from adaptsplit.signing_keys import PrivateKey, load_public
+
+if TYPE_CHECKING:
+    from adaptsplit.signing_keys import PrivateKey
 
 VALID_S = 30 * 86400  # how long a signature holds unless told otherwise; an assumption
 
@@ -68,6 +71,8 @@ def trust_of(keys: Sequence[Path] | None, memory: Path | None) -> Trust | None:
         if memory is not None:
             raise ConfigError("--trust-memory without --trust; name a public key with --trust")
         return None
+    from adaptsplit.signing_keys import load_public
+
     place = memory or Path.home() / ".adaptsplit" / "trust.json"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from adaptsplit import (
+    __version__,
     cli_distil,
     cli_ensemble,
     cli_fidelity,
@@ -62,6 +63,21 @@ def main() -> None:
     except KeyboardInterrupt:
         _err.print("interrupted")
         sys.exit(130)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"adaptsplit {__version__}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    tell: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

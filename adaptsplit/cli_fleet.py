@@ -11,49 +11,53 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from adaptsplit.cli_base import Broker, Json, emit
-from adaptsplit.cli_live import Ca, Cert, Insecure, Key
+from adaptsplit.cli_base import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Ca, Cert, Fleet, Insecure, Json, Key, emit
+from adaptsplit.cli_fleet_tables import show_fleet
 from adaptsplit.errors import ConfigError
 
 if TYPE_CHECKING:
     from adaptsplit.device_bridge.conformance import Verdict
-    from adaptsplit.device_bridge.fleet_view import FleetView, Member
+    from adaptsplit.device_bridge.fleet_view import Member
+
+COMMANDS = "ping, rebirth, report, controller (--arg name=NAME), pause-learning or resume-learning."
 
 fleet_app = typer.Typer(help="A running fleet: who is there, and commands to devices.", no_args_is_help=True)
-
-Fleet = Annotated[str, typer.Option("--fleet", help="Fleet name.")]
-COLUMNS = ("id", "connection", "mode", "controller", "decision", "frame", "goodput", "rtt", "edge", "state age")
-DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 
 
 @fleet_app.command("list")
 def fleet_list(
     broker: Broker = DEFAULT_BROKER,
-    fleet: Fleet = "default",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to listen.")] = 2.0,
+    fleet: Fleet = DEFAULT_FLEET,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", min=0.1, help="How long to listen at most: a device tells its state every 5 s."),
+    ] = 6.0,
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """List devices and edge servers with what they last said of themselves. Only listens."""
+    """List devices and edge servers with what they say of themselves. Only listens, until all have told their state."""
+    from adaptsplit.device_bridge.identity import check_identity
     from adaptsplit.device_bridge.operator import Operator
     from adaptsplit.device_bridge.transport import secured
 
-    with Operator(secured(broker, ca, cert, key, insecure), fleet, heals=False) as operator:
-        view = operator.listen(seconds)
+    with Operator(check_identity(secured(broker, ca, cert, key, insecure), fleet), fleet, heals=False) as operator:
+        view = operator.listen(seconds, all_told=True)
     if as_json:
         emit([_row(member) for member in (*view.devices, *view.edges)])
     else:
-        Console().print(_table(view))
+        show_fleet(view, time.monotonic())
 
 
 def _row(member: Member) -> dict[str, Any]:
     return {
         "id": member.name,
         "connection": member.connection,
+        "presence": member.presence,
         "life": member.life,
         "birth": None if member.birth is None else member.birth.model_dump(),
         "state": None if member.state is None else member.state.model_dump(),
@@ -63,33 +67,13 @@ def _row(member: Member) -> dict[str, Any]:
     }
 
 
-def _table(view: FleetView) -> Table:
-    table = Table(title=f"fleet {view.fleet}: {len(view.devices)} devices, {len(view.edges)} edge servers")
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column in ("frame", "goodput", "rtt", "state age") else "left")
-    for member in (*view.devices, *view.edges):
-        table.add_row(member.name, member.connection or "unknown", *_cells(member))
-    return table
-
-
-def _cells(member: Member) -> list[str]:
-    state = member.state
-    if state is None:
-        names = ", ".join(member.birth.controllers) if member.birth is not None else ""
-        return ["", names, "", "", "", "", "", ""]
-    speed = f"{state.goodput_bps / 1e6:.2f} Mbit/s"
-    age = f"{time.monotonic() - member.state_at:.1f} s"
-    link = [speed, f"{state.rtt_s * 1e3:.0f} ms", ", ".join(state.edges) or state.edge, age]
-    return [state.mode, state.controller, state.decision, str(state.frame), *link]
-
-
 @fleet_app.command("cmd")
 def fleet_cmd(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="ping, rebirth, report, controller, ...")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=COMMANDS)],
     arg: Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="Argument; repeat it.")] = None,
     broker: Broker = DEFAULT_BROKER,
-    fleet: Fleet = "default",
+    fleet: Fleet = DEFAULT_FLEET,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="How long to wait for the reply, s.")] = 10.0,
     ttl_s: Annotated[float, typer.Option("--ttl", min=0.1, max=300, help="How long the command holds, s.")] = 5.0,
     ca: Ca = None,
@@ -99,11 +83,12 @@ def fleet_cmd(
     as_json: Json = False,
 ) -> None:
     """Give a device a command and print its reply; exit code 1 unless it was done."""
+    from adaptsplit.device_bridge.identity import check_identity
     from adaptsplit.device_bridge.operator import Operator
     from adaptsplit.device_bridge.transport import secured
 
     values = dict(_argument(text) for text in arg or [])
-    with Operator(secured(broker, ca, cert, key, insecure), fleet, heals=False) as operator:
+    with Operator(check_identity(secured(broker, ca, cert, key, insecure), fleet), fleet, heals=False) as operator:
         reply = operator.command(device, name, values, ttl_s=ttl_s, timeout_s=timeout_s)
     if as_json:
         emit(reply.model_dump())
@@ -118,7 +103,7 @@ def fleet_cmd(
 @fleet_app.command("watch")
 def fleet_watch(
     broker: Broker = DEFAULT_BROKER,
-    fleet: Fleet = "default",
+    fleet: Fleet = DEFAULT_FLEET,
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.1, help="End after this (default: never).")
     ] = None,
@@ -131,11 +116,12 @@ def fleet_watch(
     insecure: Insecure = False,
 ) -> None:
     """Print a line for each change of presence, each event and each gap, until it is interrupted."""
+    from adaptsplit.device_bridge.identity import check_identity
     from adaptsplit.device_bridge.operator import Operator
     from adaptsplit.device_bridge.transport import secured
 
     until = time.monotonic() + (float("inf") if seconds is None else seconds)
-    with Operator(secured(broker, ca, cert, key, insecure), fleet, heals=heal) as operator:
+    with Operator(check_identity(secured(broker, ca, cert, key, insecure), fleet), fleet, heals=heal) as operator:
         while time.monotonic() < until:
             for line in operator.news():
                 typer.echo(f"{datetime.now(UTC):%H:%M:%SZ} {line}")
@@ -156,7 +142,7 @@ def _argument(text: str) -> tuple[str, bool | int | float | str]:
 
 def conformance(
     broker: Broker = DEFAULT_BROKER,
-    fleet: Fleet = "default",
+    fleet: Fleet = DEFAULT_FLEET,
     device: Annotated[
         list[str] | None, typer.Option("--device", help="Device to probe; repeat it (default: all that are there).")
     ] = None,
@@ -170,9 +156,10 @@ def conformance(
 ) -> None:
     """Check a running fleet against the numbered rules of docs/contract.md; exit code 1 when one is violated."""
     from adaptsplit.device_bridge.conformance import examine
+    from adaptsplit.device_bridge.identity import check_identity
     from adaptsplit.device_bridge.transport import secured
 
-    address = secured(broker, ca, cert, key, insecure)
+    address = check_identity(secured(broker, ca, cert, key, insecure), fleet)
     verdicts = examine(address, fleet, seconds, device or (), probe=not passive)
     if as_json:
         emit([{**asdict(one.rule), "status": one.status, "seen": one.seen, "faults": one.faults} for one in verdicts])
@@ -189,5 +176,5 @@ def _verdicts(verdicts: list[Verdict]) -> Table:
         table.add_column(column, justify="right" if column == "seen" else "left")
     for one in verdicts:
         what = "\n".join([one.rule.text, *one.faults])
-        table.add_row(one.rule.id, one.rule.profile, one.status, str(one.seen), what)
+        table.add_row(one.rule.id, one.rule.profile, one.status, str(one.seen), Text(what))
     return table

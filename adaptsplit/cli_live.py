@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from adaptsplit.cli_base import Broker, Data, Frames, Json, Out, Pace, Seed, Split, emit
+from adaptsplit.cli_base import (
+    DEFAULT_BROKER,
+    DEFAULT_FLEET,
+    Broker,
+    Ca,
+    Cert,
+    Data,
+    Fleet,
+    Insecure,
+    Json,
+    Key,
+    Out,
+    Pace,
+    Seed,
+    Split,
+    emit,
+)
 from adaptsplit.cli_deploy import MemoryOption, TrustOption
 from adaptsplit.errors import ConfigError
 from adaptsplit.scenario import data_directory, load_scenario
 
-Ca = Annotated[Path | None, typer.Option("--ca", help="TLS: authority of the broker's certificate (ca.crt).")]
-Cert = Annotated[Path | None, typer.Option("--cert", help="TLS: certificate of this client (ID.crt).")]
-Key = Annotated[Path | None, typer.Option("--key", help="TLS: private key of this client (ID.key).")]
+if TYPE_CHECKING:
+    from adaptsplit.device_bridge.transport import BrokerAddress
+
 Metrics = Annotated[
     str | None,
     typer.Option("--metrics", metavar="PORT|HOST:PORT", help="Serve Prometheus metrics (PORT: on 127.0.0.1)."),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Take mqtt:// (no TLS) beyond the loopback interface.")]
 
 
 def export(
@@ -124,8 +139,8 @@ def broker(
 
 def edge(
     bundle: Annotated[list[Path], typer.Option("--bundle", help="Bundle folder; several models by several --bundle.")],
-    broker: Broker = "mqtt://127.0.0.1:1883",
-    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    broker: Broker = DEFAULT_BROKER,
+    fleet: Fleet = DEFAULT_FLEET,
     identity: Annotated[str, typer.Option("--id", help="Name of this edge server.")] = "edge-1",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the networks.")] = 1,
     workers_group: Annotated[
@@ -143,9 +158,8 @@ def edge(
 ) -> None:
     """Run the edge server: receives features, runs the tail, answers; SIGTERM drains it."""
     from adaptsplit.device_bridge.edge import serve
-    from adaptsplit.device_bridge.transport import secured
 
-    url = secured(broker, ca, cert, key, insecure).url
+    url = _address(broker, ca, cert, key, insecure, fleet, identity, role="edge").url
     counts = serve(bundle, url, fleet, identity, threads, workers=workers_group, max_batch=max_batch, metrics=metrics)
     typer.echo(json.dumps(counts))
 
@@ -155,8 +169,8 @@ def decide(
     controller: Annotated[
         str, typer.Option("--controller", help="Who decides: bundle, or an agent's name.")
     ] = "bundle",
-    broker: Broker = "mqtt://127.0.0.1:1883",
-    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    broker: Broker = DEFAULT_BROKER,
+    fleet: Fleet = DEFAULT_FLEET,
     identity: Annotated[str, typer.Option("--id", help="Name of this service.")] = "decide-1",
     window_ms: Annotated[float, typer.Option("--window-ms", min=0, help="How long a batch gathers.")] = 2.0,
     ca: Ca = None,
@@ -166,18 +180,20 @@ def decide(
 ) -> None:
     """Decide for devices that are too small to run a policy (`device --controller service`), until interrupted."""
     from adaptsplit.device_bridge.decision_service import serve
-    from adaptsplit.device_bridge.transport import secured
 
-    url = secured(broker, ca, cert, key, insecure).url
+    url = _address(broker, ca, cert, key, insecure, fleet, None, role="edge").url
     typer.echo(json.dumps(serve(bundle, url, fleet, identity, controller, window_ms / 1e3)))
 
 
 def device(
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
-    frames: Frames = "flight",
-    broker: Broker = "mqtt://127.0.0.1:1883",
+    frames: Annotated[
+        str,
+        typer.Option("--frames", help="flight, folder:PATH, tiles:PATH, camera:FILE, camera:0, camera:rtsp://..."),
+    ] = "flight",
+    broker: Broker = DEFAULT_BROKER,
     identity: Annotated[str, typer.Option("--id", help="Name of this device.")] = "device-1",
-    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    fleet: Fleet = DEFAULT_FLEET,
     controller: Annotated[
         str, typer.Option("--controller", help="AGENT[,AGENT...]; several run in blocks.")
     ] = "bundle",
@@ -222,14 +238,14 @@ def device(
     from adaptsplit.device_bridge.policy_canary import CanaryLimits
     from adaptsplit.device_bridge.policy_device import PolicySource, start_policy
     from adaptsplit.device_bridge.telemetry import open_telemetry
-    from adaptsplit.device_bridge.transport import secured
 
+    address = _address(broker, ca, cert, key, insecure, fleet, identity)
     controllers = [name.strip() for name in controller.split(",")]
     canary = CanaryLimits(frames=canary_frames)
     policy = start_policy(PolicySource(bundle, trust or (), trust_memory, policies, canary), controllers, state)
     typer.echo(f"bundle: {policy.bundle.assurance}; {policy.updates}", err=True)
     options = DeviceOptions(
-        broker=secured(broker, ca, cert, key, insecure).url,
+        broker=address.url,
         fleet=fleet,
         device=identity,
         pace=pace.value,
@@ -253,3 +269,26 @@ def device(
         parts=(policy.part, *metrics_parts(metrics)),
     )
     typer.echo(json.dumps(summary))
+
+
+def _address(
+    broker: str,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    insecure: bool,
+    fleet: str,
+    identity: str | None,
+    role: str = "",
+) -> BrokerAddress:
+    """Return the broker's address, judged with its certificate, and say who connects: a start may have to wait."""
+    from datetime import UTC, datetime
+
+    from adaptsplit.device_bridge.identity import check_identity, date_note
+    from adaptsplit.device_bridge.transport import secured
+
+    address = check_identity(secured(broker, ca, cert, key, insecure), fleet, identity, role)
+    if note := date_note(address, datetime.now(UTC)):
+        typer.echo(note, err=True)
+    typer.echo(f"{identity or 'decision service'} of fleet {fleet}: broker {address.shown}", err=True)
+    return address

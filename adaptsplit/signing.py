@@ -26,16 +26,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from adaptsplit import observation as obs
 from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.errors import AdaptsplitError, BundleError
-from adaptsplit.signing_keys import PrivateKey, key_id
+
+if TYPE_CHECKING:
+    from adaptsplit.signing_keys import PrivateKey, PublicKey
 
 SIGNATURE_FILE = "signature.json"
 MAX_SIGNATURE_BYTES = 8 << 10
@@ -72,6 +72,16 @@ class RefusedBundle(BundleError):
         self.code = code
 
 
+def _shown(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("characters that a terminal would not show")
+    return text
+
+
+Shown = Annotated[str, AfterValidator(_shown)]
+"""Text of a signed document that people will see: with a cursor's movements in it, one version could show another."""
+
+
 class Statement(Config):
     """What is signed. Times are whole seconds since 1970-01-01 UTC.
 
@@ -79,7 +89,7 @@ class Statement(Config):
     """
 
     manifest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    name: str = Field(min_length=1, max_length=200)
+    name: Shown = Field(min_length=1, max_length=200)
     version: int = Field(ge=1, le=MAX_TIME, strict=True)
     issued: int = Field(ge=0, le=MAX_TIME, strict=True)
     not_after: int = Field(ge=0, le=MAX_TIME, strict=True)
@@ -122,7 +132,7 @@ class Trust:
     since 1970.
     """
 
-    keys: tuple[Ed25519PublicKey, ...]
+    keys: tuple[PublicKey, ...]
     memory: Path | None = None
     decisions: str | None = None
     clock: Callable[[], float] = time.time
@@ -165,18 +175,18 @@ class Trust:
             ) from error
 
     def _check_signature(self, signed: SignatureFile, where: str) -> None:
+        from adaptsplit.signing_keys import key_id, verifies  # here: a device that trusts no key does without
+
         matching = [key for key in self.keys if key_id(key) == signed.key]
         if not matching:
             known = ", ".join(key_id(key) for key in self.keys) or "none"
             raise RefusedBundle(
                 Refusal.KEY, f"{where}: signed by key {signed.key}; trusted here: {known}. Trust its key, or sign again"
             )
-        try:
-            matching[0].verify(bytes.fromhex(signed.signature), signed.statement.to_bytes())
-        except InvalidSignature as error:
+        if not verifies(matching[0], bytes.fromhex(signed.signature), signed.statement.to_bytes()):
             raise RefusedBundle(
                 Refusal.SIGNATURE, f"{where}: not what key {signed.key} signed; get the bundle from its source again"
-            ) from error
+            )
 
     def _check_content(self, statement: Statement, where: str) -> None:
         if statement.observation != obs.schema_hash():
@@ -242,6 +252,8 @@ class Trust:
 
 def sign_statement(statement: Statement, key: PrivateKey) -> bytes:
     """Return the content of ``signature.json``."""
+    from adaptsplit.signing_keys import key_id
+
     content = {
         "schema": "adaptsplit.signature/1",
         "key": key_id(key.public_key()),
@@ -320,13 +332,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data, parse_constant=refuse_constant, object_pairs_hook=_no_twins)
+    value = json.loads(data, parse_constant=refuse_constant, object_pairs_hook=refuse_twins)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a key that stands twice: readers differ in which one they take."""
     value = dict(pairs)
     if len(value) != len(pairs):

@@ -7,25 +7,33 @@ that signs, never on a device.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from adaptsplit.errors import ConfigError
+from adaptsplit.files import check_private, write_new
 
 PrivateKey = Ed25519PrivateKey
 PublicKey = Ed25519PublicKey
 MAX_KEY_BYTES = 8 << 10
 PRIVATE_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
-_OTHERS = 0o077
 
 
 def key_id(key: PublicKey) -> str:
     """Return 16 hex digits that name a key: the start of the SHA-256 of its 32 raw bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def verifies(key: PublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether the owner of ``key`` signed ``data``."""
+    try:
+        key.verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -40,8 +48,7 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, data, mode in ((private, secret, 0o600), (public, open_, 0o644)):
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(data)
+            write_new(path, data, mode)
     except FileExistsError as error:
         raise ConfigError(f"{error.filename}: exists; a key is never overwritten: choose another name") from error
     except OSError as error:
@@ -52,8 +59,9 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
 def load_private(path: Path) -> PrivateKey:
     """Read a private key; ConfigError for another kind of key, or one that others may read."""
     data = _read(path)
-    if os.name == "posix" and path.stat().st_mode & _OTHERS:
-        raise ConfigError(f"{path}: others may read this private key; cure: chmod 600 {path}")
+    if b"PUBLIC KEY-----" in data:
+        raise ConfigError(f"{path}: a public key; give the private one, {path.stem}{PRIVATE_SUFFIX}")
+    check_private(path)
     try:
         key = pem.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-# Importing the modules registers their controllers.
-from adaptsplit.agents import bandits as _bandits  # noqa: F401
-from adaptsplit.agents import bandits_ans as _bandits_ans  # noqa: F401
-from adaptsplit.agents import bandits_linear as _bandits_linear  # noqa: F401
-from adaptsplit.agents import bandits_probe as _bandits_probe  # noqa: F401
-from adaptsplit.agents import bandits_splitee as _bandits_splitee  # noqa: F401
-from adaptsplit.agents import published_controllers as _published  # noqa: F401
-from adaptsplit.agents import rules as _rules  # noqa: F401
+from adaptsplit.agents import rules as _rules  # noqa: F401  (importing it registers its controllers)
 from adaptsplit.agents import static as _static
 from adaptsplit.agents.base import ControllerContext, Factory, Kind, RewardWeights
 from adaptsplit.agents.policy import load_policy
+from adaptsplit.agents.published_controllers import PUBLISHED
 from adaptsplit.controller import Controller, controllers
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import ConfigError, UnknownNameError
@@ -26,6 +20,15 @@ if TYPE_CHECKING:
     from adaptsplit.scenario import Scenario
 
 POLICY_FILE = "policy.npz"
+BANDITS = {
+    **dict.fromkeys(("ucb1", "ucb-v", "ucb-tuned", "kl-ucb", "bayes-ucb"), "bandits"),
+    **dict.fromkeys(("splitee", "splitee-s"), "bandits_splitee"),
+    "ans": "bandits_ans",
+    "linear-ts": "bandits_linear",
+    "probing": "bandits_probe",
+}
+for _name, _module in (BANDITS | PUBLISHED).items():
+    controllers.register_from(f"adaptsplit.agents.{_module}", _name)
 controllers.register_lazy("online", "adaptsplit.agents.online:online")
 controllers.register_lazy("service", "adaptsplit.device_bridge.advice:service")
 DEFAULT_BLOCK = 50

@@ -21,14 +21,13 @@ from adaptsplit.agents.policy_tree import TreeController
 from adaptsplit.controller import Controller, Observations
 from adaptsplit.envs import World, build_world, episode_info, episode_seeds, run_episodes
 from adaptsplit.evaluation import statistics as stats
-from adaptsplit.evaluation.grid import run_static
+from adaptsplit.evaluation.grid import static_rewards
 
 if TYPE_CHECKING:
     from adaptsplit.scenario import Scenario
 
 REPEATS = 5
 DECISIONS = 1000
-BLOCK = 1024  # episodes of static decisions at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,10 @@ class Bench:
         return np.asarray(self.scenario.objective.reward(outcomes).mean(axis=1), dtype=np.float64)
 
     def _best_static(self) -> tuple[str, Floats]:
-        table, step = self.scenario.space.table, max(1, BLOCK // len(self.seeds))
-        parts = []
-        for start in range(0, len(table), step):
-            outcomes = run_static(self.world, table[start : start + step], self.seeds)
-            parts.append(self.scenario.objective.reward(outcomes).mean(axis=2))
-        rewards = np.concatenate(parts)
+        space = self.scenario.space
+        rewards = static_rewards(self.world, space, self.scenario.objective, self.seeds)
         best = int(rewards.mean(axis=1).argmax())
-        return self.scenario.space.name(table[best]), np.asarray(rewards[best], dtype=np.float64)
+        return space.name(space.table[best]), rewards[best]
 
     def state(self, student: CellPolicy, file_bytes: int) -> Loss:
         """Return the loss of a student."""

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from adaptsplit.agents.validation import ValidationPoint, Validator
 from adaptsplit.controller import Controller
 from adaptsplit.envs import build_world, episode_seeds, run_episodes
-from adaptsplit.evaluation.grid import run_static
+from adaptsplit.evaluation.grid import run_blocks
 from adaptsplit.objective import WEIGHTS, Objective
 from adaptsplit.outcome import Outcomes, Path
 from adaptsplit.scenario import Scenario
 
 Array = NDArray[Any]
 TERMS = ("quality", "energy_j", "kib", "switched", "miss", "latency_s")
-ROWS = 1024
 
 
 def term_means(outcomes: Outcomes, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -68,12 +67,8 @@ class Panel:
         return self._grid
 
     def _statics(self, world: Any) -> Array:
-        block = max(1, ROWS // len(self._seeds))
-        table = self.space.table
-        starts = range(0, len(table), block)
-        return np.concatenate(
-            [term_means(run_static(world, table[a : a + block], self._seeds), (1, 2)) for a in starts]
-        )
+        blocks = run_blocks(world, self.space.table, self._seeds)
+        return np.concatenate([term_means(outcomes, (1, 2)) for outcomes in blocks])
 
     def best_static(self, objective: Objective) -> tuple[int, float]:
         """Return the row of the table that earns most over all S scenarios (each counts alike), and its mean reward."""

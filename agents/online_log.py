@@ -11,7 +11,6 @@ which is estimated from the log (its controllers are deterministic, so no propen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,13 @@ from adaptsplit.agents.bandits_arms import Arms, Floats, Ints
 from adaptsplit.agents.online import OnlineController
 from adaptsplit.agents.online_state import Lessons
 from adaptsplit.errors import DataError
-from adaptsplit.outcome import Outcomes, from_rows
+from adaptsplit.recorded_run import read_run
 
 MIN_FRAMES = 200  # decided frames with an observation: 20 s at 10 frames/s; less says nothing (assumed)
 BATCH = 256  # frames that are decided at once
 BLOCK = 50  # frames that are resampled together
 RESAMPLES = 1000
 LEAST_SHARE = 0.05  # weights are at most 1 / this
-MAX_LOG_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +97,10 @@ def read_frames(paths: Sequence[Path], controller: OnlineController) -> LoggedFr
 
 
 def _read_one(path: Path, controller: OnlineController) -> LoggedFrames:
-    outcomes, seen = _parse(path)
-    order = np.argsort(outcomes["frame"], kind="stable")
-    outcomes, seen = outcomes[order], [seen[i] for i in order]
+    run = read_run(path, observations=True)
+    outcomes, seen = run.records, run.observations
+    if not any(row is not None for row in seen):
+        raise DataError(f"{path}: no observations in it; log them: adaptsplit device --log FILE --observations")
     decided = outcomes["branch"] >= 0
     arm = Arms(controller.space, np.arange(len(controller.space.table))).of(outcomes)
     reward = controller.reward(outcomes)
@@ -121,37 +120,6 @@ def _read_one(path: Path, controller: OnlineController) -> LoggedFrames:
     rows = [seen[i] if seen[i] is not None else empty for i in np.flatnonzero(decided)]
     frames = np.array(rows, dtype=np.float32).reshape(count, obs.SIZE)
     return LoggedFrames(frames, arm[decided], reward[decided], drops, dropped).take(known)
-
-
-def _parse(path: Path) -> tuple[Outcomes, list[NDArray[np.float32] | None]]:
-    try:
-        if path.stat().st_size > MAX_LOG_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size} bytes; a log has at most {MAX_LOG_BYTES}; split it")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give the live log of a device") from error
-    rows, seen = [], list[NDArray[np.float32] | None]()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if "event" in row:
-                continue
-            rows.append(from_rows([row]))
-            seen.append(_observation(row.get("observation")))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not a line of a live log ({error!r}); take another log") from error
-    if not any(row is not None for row in seen):
-        raise DataError(f"{path}: no observations in it; log them: adaptsplit device --log FILE --observations")
-    return np.concatenate(rows), seen
-
-
-def _observation(value: object) -> NDArray[np.float32] | None:
-    if value is None:
-        return None
-    row = np.asarray(value, dtype=np.float32)
-    if row.shape != (obs.SIZE,) or not ((row >= 0.0) & (row <= 1.0)).all():
-        raise ValueError(f"observation of {row.size} numbers; this version has {obs.SIZE} in 0..1")
-    return row
 
 
 def learn_frames(controller: OnlineController, frames: LoggedFrames, start: Lessons | None = None) -> Lessons:

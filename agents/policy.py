@@ -210,8 +210,8 @@ def parse_policy(data: bytes, where: str, name: str | None = None) -> Policy:
     schema = str(meta.get("schema"))[:100]
     if schema not in PARSERS:
         raise DataError(
-            f"{where}: not a policy of ours (schema {schema!r}{did_you_mean(schema, PARSERS)}; known: "
-            f"{', '.join(PARSERS)}); train or export it again, or install the version that made it"
+            f"{where}: not a policy of ours: schema {schema!r}{did_you_mean(schema, PARSERS)} Known: "
+            f"{', '.join(PARSERS)}. Train or export it again, or install the version that made it"
         )
     return _parser(schema)(meta, arrays, where, name)
 

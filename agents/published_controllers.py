@@ -1,27 +1,18 @@
-"""Registers the published controllers: importing this module makes their names known to ``build_controller``."""
+"""The published controllers, and the module that registers each; it is imported when one of them is asked for."""
 
 from __future__ import annotations
 
-# Importing the modules registers their controllers.
-from adaptsplit.agents import published_budget as _budget  # noqa: F401
-from adaptsplit.agents import published_change as _change  # noqa: F401
-from adaptsplit.agents import published_exit as _exit  # noqa: F401
-from adaptsplit.agents import published_horizon as _horizon  # noqa: F401
-from adaptsplit.agents import published_rate as _rate  # noqa: F401
-from adaptsplit.agents import published_split as _split  # noqa: F401
-from adaptsplit.agents import published_temporal as _temporal  # noqa: F401
-
-PUBLISHED = (
-    "neurosurgeon",
-    "dads",
-    "dynamic-split",
-    "edgent",
-    "edgent-dynamic-style",
-    "spinn-style",
-    "dynasplit-style",
-    "quantpipe",
-    "ema-trigger",
-    "robust-mpc",
-    "lyapunov",
-    "temporal-decisions-style",
-)
+PUBLISHED = {
+    "neurosurgeon": "published_split",
+    "dads": "published_split",
+    "dynamic-split": "published_split",
+    "edgent": "published_exit",
+    "edgent-dynamic-style": "published_change",
+    "spinn-style": "published_exit",
+    "dynasplit-style": "published_exit",
+    "quantpipe": "published_rate",
+    "ema-trigger": "published_change",
+    "robust-mpc": "published_horizon",
+    "lyapunov": "published_budget",
+    "temporal-decisions-style": "published_temporal",
+}

@@ -186,7 +186,7 @@ def _dimension(where: Path, agent: str, key: str, form: Any) -> Dimension:
     place = f"{where}: {agent}: {key}"
     known = [name for name in AGENTS[agent].model_fields if name not in FIXED]
     if key not in known:
-        fault = "a search may not change it" if key in FIXED else f"unknown key{did_you_mean(key, known)}"
+        fault = "a search may not change it." if key in FIXED else f"unknown key{did_you_mean(key, known)}"
         raise ConfigError(f"{place}: {fault} Known: {', '.join(known)}.")
     if not isinstance(form, dict) or len(form) != 1 or next(iter(form)) not in FORMS:
         raise ConfigError(f"{place}: expected one of {', '.join(FORMS)}, such as {{log: [0.001, 0.1]}}; found {form!r}")

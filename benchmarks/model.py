@@ -2,8 +2,7 @@
 
     python benchmarks/model.py runs/eurosat/model --frames tiles:img_eurosat_rgb/eurosat_rgb_15000.tar --data DATA
 
-A cell is pure when its whole footprint on the map is of one class; a mixed cell is labelled by the class at its centre,
-so that no model can be always right on it. Remote answers ("tail") use the branch's strongest codec but one.
+``map_frames`` says what a pure cell is. Remote answers ("tail") use the branch's strongest codec but one.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
+from map_frames import Image, Prediction, load_frames
 
 from adaptsplit.codecs import get_codec
-from adaptsplit.frames import open_frames
-from adaptsplit.frames.camera import pure_cells
-from adaptsplit.frames.worldsource import WorldSource
 from adaptsplit.profiles import reference_branches
 from adaptsplit.runtime import DeviceRuntime, EdgeRuntime, ModelFolder
 
 
-def predictions(device: DeviceRuntime, edge: EdgeRuntime, image: np.ndarray) -> dict[str, np.ndarray]:
+def predictions(device: DeviceRuntime, edge: EdgeRuntime, image: Image) -> dict[str, Prediction]:
     """Return the answer (16,) of the full model, of every exit and of every branch's tail."""
     found = {"full": device.local(image).prediction}
     for branch in reference_branches():
@@ -36,20 +32,15 @@ def predictions(device: DeviceRuntime, edge: EdgeRuntime, image: np.ndarray) -> 
 
 def measure(model: Path, frames: str, split: str, count: int, data: Path | None) -> dict[str, dict[str, float]]:
     """Return accuracy per answer: over all cells and over pure ones."""
-    source = open_frames(frames, split=split, data=data)
-    assert isinstance(source, WorldSource), "flight or tiles: the map tells which cells are pure"
+    chosen = load_frames(frames, split, data, count)
     folder = ModelFolder.open(model)
     device, edge = DeviceRuntime(folder), EdgeRuntime(folder)
-    right: dict[str, list[np.ndarray]] = {}
-    pure = []
-    for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
-        frame = source.frame(int(index))
-        pure.append(pure_cells(source.world(frame.segment), source.pose(int(index))))
-        for name, prediction in predictions(device, edge, frame.image).items():
-            right.setdefault(name, []).append(prediction == frame.labels)
-    mask = np.array(pure)
-    found = {k: {"all": float(np.mean(v)), "pure": float(np.array(v)[mask].mean())} for k, v in right.items()}
-    return {**found, "share of pure cells": {"all": float(mask.mean()), "pure": 1.0}}
+    answers: dict[str, list[Prediction]] = {}
+    for image in chosen.images:
+        for name, prediction in predictions(device, edge, image).items():
+            answers.setdefault(name, []).append(prediction)
+    found = {name: dict(zip(("all", "pure"), chosen.score(own), strict=True)) for name, own in answers.items()}
+    return {**found, "share of pure cells": {"all": float(chosen.pure.mean()), "pure": 1.0}}
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ import torch
 
 from adaptsplit.codecs import get_codec
 from adaptsplit.codecs.prior import PriorCodec
-from adaptsplit.frames import Frame, FrameSource, open_frames
+from adaptsplit.frames import Frame, open_frames
+from adaptsplit.frames.pool import FramePool
 from adaptsplit.models import Recipe, load_recipe
 from adaptsplit.models.architecture import SplitModel
 from adaptsplit.models.recipe import ModelConfig
@@ -76,26 +77,6 @@ class Row:
     seconds: float
 
 
-class Pool:
-    """Frames that were drawn once; a source whose batches are drawn from them."""
-
-    def __init__(self, source: FrameSource, count: int, seed: int = 0) -> None:
-        self.name, self.split, self.classes, self.segments = source.name, source.split, source.classes, [(0, count)]
-        self.images, self.labels = source.batch(np.random.default_rng(seed), count)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def frame(self, index: int) -> Frame:
-        """Return frame ``index``."""
-        return Frame(self.images[index], self.labels[index], index, 0)
-
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``count`` frames of the pool."""
-        chosen = rng.integers(len(self), size=count)
-        return self.images[chosen], self.labels[chosen]
-
-
 def small(name: str, steps: int, batch: int) -> Recipe:
     """Return recipe ``name`` for the small model and the common budget."""
     recipe = load_recipe(name)
@@ -109,7 +90,7 @@ def small(name: str, steps: int, batch: int) -> Recipe:
 class Trainer:
     """Trains recipes on one pool and keeps first stages that several recipes share."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: FramePool) -> None:
         self._pool = pool
         self._begun: dict[str, tuple[TrainingState, float]] = {}
 
@@ -197,7 +178,7 @@ def main() -> None:
     if o.quick:
         o.steps, o.batch, o.pool, o.check = 8, 8, 16, 8
     torch.set_num_threads(1)
-    trainer = Trainer(Pool(open_frames(o.frames, split="model-train", data=o.data), o.pool))
+    trainer = Trainer(FramePool.drawn(open_frames(o.frames, split="model-train", data=o.data), o.pool))
     test = open_frames(o.frames, split="test", data=o.data)
     checks = [test.frame(int(i)) for i in np.unique(np.linspace(0, len(test) - 1, o.check).astype(int))]
     rows = []

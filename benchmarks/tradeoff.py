@@ -5,9 +5,8 @@
 
 Features are answered by the branch's tail, WebP and JPEG frames by the full model. With ``--finetune`` the full model
 goes on training for so many steps on WebP frames of one quality at a time (on the model-train split), and is then asked
-on frames of that quality: what an engineer would do who sends small images instead. A cell is pure when its whole
-footprint is of one class; a mixed cell is labelled by the class at its centre, so that no model is always right on it.
-Bytes are whole containers, without the transport's header.
+on frames of that quality: what an engineer would do who sends small images instead. ``map_frames`` says what a pure
+cell is. Bytes are whole containers, without the transport's header.
 """
 
 from __future__ import annotations
@@ -23,14 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from map_frames import Image, MapFrames, Prediction, load_frames
 from PIL import Image as Pillow
 from rich.console import Console
 from rich.table import Table
 
 from adaptsplit.codecs import get_codec
 from adaptsplit.frames import open_frames
-from adaptsplit.frames.camera import pure_cells
 from adaptsplit.frames.worldsource import WorldSource
 from adaptsplit.models import load_recipe
 from adaptsplit.models.architecture import SplitModel
@@ -46,9 +44,6 @@ FINETUNED = (1, 3, 5, 10, 20)
 LEARNING_RATE = 3e-4
 FIGURE = Path(__file__).parents[1] / "docs" / "img" / "tradeoff-eurosat.png"
 
-Image = NDArray[np.uint8]
-Prediction = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -62,31 +57,7 @@ class Point:
     head_macs: float
 
 
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """Test frames: images, labels (N, 16), which cells are pure (N, 16)."""
-
-    images: list[Image]
-    labels: NDArray[np.int16]
-    pure: NDArray[np.bool_]
-
-    def score(self, predictions: list[Prediction]) -> tuple[float, float]:
-        """Return the share of right cells: of all, and of the pure ones."""
-        right = np.array(predictions) == self.labels
-        return float(right.mean()), float(right[self.pure].mean())
-
-
-def load_frames(frames: str, data: Path | None, count: int) -> Frames:
-    """Return ``count`` frames spread over the test split."""
-    source = open_frames(frames, split="test", data=data)
-    assert isinstance(source, WorldSource), "flight or tiles: the map tells which cells are pure"
-    chosen = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
-    found = [source.frame(int(i)) for i in chosen]
-    pure = [pure_cells(source.world(f.segment), source.pose(int(i))) for f, i in zip(found, chosen, strict=True)]
-    return Frames([f.image for f in found], np.array([f.labels for f in found]), np.array(pure))
-
-
-def branch_points(folder: ModelFolder, frames: Frames) -> Iterator[Point]:
+def branch_points(folder: ModelFolder, frames: MapFrames) -> Iterator[Point]:
     """Every branch with every feature codec, and its exit (no bytes)."""
     device, edge, card = DeviceRuntime(folder), EdgeRuntime(folder), folder.card
     for branch in card.branches:
@@ -109,7 +80,7 @@ def compressed(image: Image, kind: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def image_point(way: str, kind: str, quality: int, frames: Frames, answer: Callable[[Image], Prediction]) -> Point:
+def image_point(way: str, kind: str, quality: int, frames: MapFrames, answer: Callable[[Image], Prediction]) -> Point:
     """The image sent as JPEG or WebP, answered by ``answer``."""
     sent = [compressed(image, kind, quality) for image in frames.images]
     seen = [np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")) for data in sent]
@@ -155,7 +126,7 @@ def finetune(
 
 def measure(o: argparse.Namespace) -> list[Point]:
     """Return every point; progress goes to standard error."""
-    frames, folder = load_frames(o.frames, o.data, o.count), ModelFolder.open(o.model)
+    frames, folder = load_frames(o.frames, "test", o.data, o.count), ModelFolder.open(o.model)
     device = DeviceRuntime(folder)
     whole = frames.score([device.local(image).prediction for image in frames.images])
     points = [Point("full model", "-", 0.0, *whole, 1.0), *branch_points(folder, frames)]

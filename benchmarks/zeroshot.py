@@ -34,7 +34,7 @@ from adaptsplit.agents.training import train
 from adaptsplit.controller import Controller
 from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
 from adaptsplit.envs.runner import episode_info
-from adaptsplit.evaluation.grid import run_static
+from adaptsplit.evaluation.grid import static_rewards
 from adaptsplit.evaluation.statistics import Interval, Resamples, paired, resample
 from adaptsplit.objective import Objective
 from adaptsplit.scenario import Scenario, data_directory, load_scenario
@@ -74,12 +74,6 @@ def rewards(world: World, objective: Objective, controller: Controller, seeds: A
     return np.asarray(objective.reward(run_episodes(world, controller, seeds, batch=len(seeds))).mean(axis=1))
 
 
-def every_static(world: World, scenario: Scenario, objective: Objective, seeds: Array) -> Array:
-    """Return (K, E) the mean rewards of every static decision."""
-    blocks = np.array_split(scenario.space.table, max(1, len(scenario.space.table) * len(seeds) // 1024))
-    return np.concatenate([objective.reward(run_static(world, block, seeds)).mean(axis=2) for block in blocks])
-
-
 def compare(
     target: Scenario, objective: Objective, label: str, policies: list[Controller], row: int, episodes: int
 ) -> Line:
@@ -88,7 +82,7 @@ def compare(
     info = episode_info(world, seeds, target.links("test"))
     resamples: Resamples = resample((info["recording"], info["segment"]))
     values = np.stack([rewards(world, objective, policy, seeds) for policy in policies])
-    statics = every_static(world, target, objective, seeds)
+    statics = static_rewards(world, target.space, objective, seeds)
     best = int(statics.mean(axis=1).argmax())
     return Line(
         target.name,

@@ -175,7 +175,7 @@ class AdvicePart(QuietPart):
 
     def _join(self) -> None:
         assert self._agent is not None
-        self._controllers = list(advised_in(self._agent.decider._controller))
+        self._controllers = [found for part in self._agent.decider.parts for found in advised_in(part)]
         for controller in self._controllers:
             controller.publish = self._publish
 

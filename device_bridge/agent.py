@@ -38,6 +38,7 @@ from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.messages import Heartbeat
 from adaptsplit.device_bridge.parts import DevicePart, Parts
 from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.rate_limit import RateLimit
 from adaptsplit.device_bridge.records import Records
 from adaptsplit.device_bridge.sensors import as_trained, for_policy
 from adaptsplit.device_bridge.session import DeviceSession
@@ -53,6 +54,9 @@ log = logging.getLogger("adaptsplit.device")
 MAX_INBOX = 4096
 START_AFTER_S = 0.05
 LONGEST_WAIT_S = 0.25
+END_S = 2.0  # how long a device that is stopped waits for the results of what it has sent; as an edge server's drain
+STATE_APART_S = 0.1  # AS-030
+TOLD_HZ, TOLD_BURST = 0.2, 10.0  # lines on standard error, of each kind: a link that flaps must not fill the disk
 
 Inbound: TypeAlias = Incoming | Done
 
@@ -76,6 +80,7 @@ class DeviceAgent:
         self._block = block
         self.camera = camera
         self.counts: Counter[str] = Counter()
+        self._told = RateLimit(TOLD_HZ, TOLD_BURST)
         controller = bundle.build(list(controllers), block, guard=options.guard)
         self.decider = Decider(controller, bundle.space, options.seed, options.keep)
         self.log = LiveLog(options.log, options.observations, *options.log_bounds)
@@ -93,7 +98,7 @@ class DeviceAgent:
         self._last_decision = ""
         self.last_decided = -1
         self._t0, self._next_state = math.inf, 0.0
-        self._stopping = False
+        self._stopping = self._draining = False
         self.state_at = -math.inf  # when the last state message left
         stages = bundle.stages if options.pace == "profile" else None
         pacer = Pacer(stages, bundle.space, bundle.context.decision_s, options.seed)
@@ -135,7 +140,7 @@ class DeviceAgent:
             log.warning("%s; until then this device answers alone", error)
 
     def stop(self) -> None:
-        """End the run soon, from any thread or signal handler."""
+        """End the run soon, from any thread or signal handler: no new frame, END_S at most for those under way."""
         self._stopping = True
 
     @property
@@ -155,13 +160,23 @@ class DeviceAgent:
         names, pace = self.decider.names, self.options.pace
         self.log.begin(run_header(self.bundle, names, self._block, pace, self.camera, self._given))
         try:
-            while not self.session.done and time.monotonic() < until and not self._stopping:
+            while not self.session.done and time.monotonic() < until:
                 planned = self._t0 + self.session.next_wakeup()
                 self._drain(min(max(planned - time.monotonic(), 0.0), LONGEST_WAIT_S))
                 self._tick(time.monotonic() - self._t0)
+                if self._stopping and not self._draining:
+                    until = min(until, self._begin_to_end())
         finally:
             self._do(self.session.finish(time.monotonic() - self._t0))
         return self.summary()
+
+    def _begin_to_end(self) -> float:
+        """Take up no more frames, and say so; return until when what is under way may be answered, monotonic s."""
+        self._draining = True
+        self.session.drain()
+        self._next_state = min(self._next_state, self.state_at + STATE_APART_S)
+        self._event("draining", f"{self.session.link_state().unacked} messages under way")
+        return time.monotonic() + END_S
 
     def _tick(self, now: float) -> None:
         if now < 0.0:
@@ -287,6 +302,8 @@ class DeviceAgent:
         self._do(self.session.edge_changed(self._edges.online, now))
 
     def _event(self, kind: str, detail: str) -> None:
+        if self._told.allows(kind, time.monotonic()):  # for whoever looks at the screen or the journal
+            log.warning("%s %s", kind, detail)
         if self._link is not None:
             self._link.event(kind, detail)
 
@@ -306,6 +323,7 @@ class DeviceAgent:
             paths=paths,
             mode=self.decider.mode,
             edges=self._edges.names,
+            draining=self._draining,
             **state_fields(self.reading, self.telemetry.details()),
         )
 
@@ -315,7 +333,7 @@ class DeviceAgent:
             "role": "device",
             "frames": sum(count for name, count in self.session.counts.items() if name.startswith("path_")),
             "session": dict(self.session.counts),
-            "device": {**self.counts, **self.link.counts},
+            "device": {**self.counts, **self.link.counts, **({"log_lost": self.log.lost} if self.log.lost else {})},
             "pace": dict(self._worker.pacer.counts),
             "controller": {**self.decider.counts, "slowest_ms": self.decider.slowest_s * 1e3},
             "transport": self.link.transport_counts(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import ipaddress
 import os
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 from adaptsplit.device_bridge.process import announce, run_main
 from adaptsplit.device_bridge.secure_broker import PORT, Fleet, reachable, write_configuration
 from adaptsplit.device_bridge.tls import is_loopback
-from adaptsplit.errors import ConfigError, RunError
+from adaptsplit.errors import ConfigError, MissingExtraError, RunError
 
 BACKENDS = ("auto", "mosquitto", "amqtt")
 _CONFIG = """listener {port} {host}
@@ -87,6 +88,7 @@ class EmbeddedBroker:
         Raises:
             ConfigError: unknown backend, a host that needs ``secure``, or a folder that cannot be used.
             RunError: Mosquitto is needed and not installed.
+            MissingExtraError: amqtt is needed and not installed.
         """
         if backend not in BACKENDS:
             raise ConfigError(f"broker backend {backend!r}; expected one of {', '.join(BACKENDS)}")
@@ -102,6 +104,8 @@ class EmbeddedBroker:
         if backend == "mosquitto" and program is None:
             raise RunError("Mosquitto is not installed; install it (apt install mosquitto), or use --backend amqtt")
         self.backend = backend if backend != "auto" else ("mosquitto" if program else "amqtt")
+        if self.backend == "amqtt":
+            _check_amqtt()
         self._folder = Path(tempfile.mkdtemp(prefix="adaptsplit-broker-"))
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
@@ -178,6 +182,16 @@ class EmbeddedBroker:
             process.wait()
 
 
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _check_amqtt() -> None:
+    """MissingExtraError without amqtt, before a process is started that could not say so in one line."""
+    if importlib.util.find_spec("amqtt") is None:
+        raise MissingExtraError("Mosquitto (apt install mosquitto) or amqtt", "broker")
+
+
 def _backend_for_tls(backend: str) -> str:
     if backend == "amqtt":
         raise ConfigError("--secure needs Mosquitto: amqtt takes clients without a certificate; leave --backend out")
@@ -208,7 +222,7 @@ def serve(
     secure: Path | None = None,
     plain_port: int | None = None,
 ) -> None:
-    """Run a broker until SIGTERM or SIGINT.
+    """Run a broker until SIGTERM or SIGINT; RunError when it ends by itself.
 
     ``port`` and ``host`` are by default 1883 on 127.0.0.1, and with ``secure`` 8883 on all interfaces.
     """
@@ -218,7 +232,8 @@ def serve(
     made = EmbeddedBroker(where, backend, host, secure=secure, plain_port=plain_port, echo=secure is not None)
     with contextlib.suppress(KeyboardInterrupt), made as broker:
         announce({"ready": True, "role": "broker", "url": broker.url, "backend": broker.backend})
-        broker.wait()
+        code = broker.wait()
+        raise RunError(f"{broker.backend} has ended by itself ({_ending(code)}); start the broker again")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

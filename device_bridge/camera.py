@@ -137,7 +137,8 @@ class Camera:
             last = index, frame.image
             with self._change:
                 self._ready[number] = Shot(frame, before)
-                self._ready.pop(self._wanted - KEPT, None)
+                while (oldest := next(iter(self._ready))) <= self._wanted - KEPT:  # a busy device passes over frames
+                    del self._ready[oldest]
                 self._change.notify_all()
 
     def _before(self, index: int, last: tuple[int, NDArray[np.uint8]] | None) -> NDArray[np.uint8] | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adaptsplit.device_bridge.topics import check_id
 from adaptsplit.errors import ConfigError
-from adaptsplit.files import write_whole
+from adaptsplit.files import check_private, write_new, write_whole
 
 BROKER = "broker"
 ROLES = ("device", "edge", "monitor", "operator", BROKER)
@@ -33,7 +32,6 @@ AUTHORITY = "ca"
 CA_DAYS, DAYS = 3650, 365  # our choice: the life of a fleet, and one year
 _TOLERANCE = timedelta(minutes=5)  # of clocks that are slow when a certificate is new
 _MAX_PEM_BYTES = 1 << 20
-_OTHERS = 0o077
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +119,8 @@ class Authority:
         path = self.folder / f"{check_id('holder', name)}.crt"
         if name == AUTHORITY:
             raise ConfigError("the authority cannot revoke itself; make a new one in another folder")
+        if not path.exists():
+            raise ConfigError(f"no certificate of {name!r} in {self.folder}; there are {_issued(self.folder)}")
         serial = load_certificate(path).serial_number
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(datetime.now(UTC)).build()
         listed = self.folder / f"{AUTHORITY}.crl"
@@ -157,6 +157,11 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(pem.Encoding.PEM)
 
 
+def _issued(folder: Path) -> str:
+    names = sorted(path.stem for path in folder.glob("*.crt") if path.stem != AUTHORITY)
+    return ", ".join(names[:20]) or "none"
+
+
 _CURE = "make one with `adaptsplit keys ca FLEET --out DIR`"
 
 
@@ -187,16 +192,6 @@ def holder_of(certificate: x509.Certificate) -> Holder:
 def fleet_of(certificate: x509.Certificate) -> str:
     """Return the fleet (the subject's organisation) of a certificate."""
     return check_id("fleet", _attribute(certificate, NameOID.ORGANIZATION_NAME))
-
-
-def check_private(path: Path) -> None:
-    """Refuse a private key that is missing, or that others may read (POSIX); ConfigError with the cure."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a private key") from error
-    if os.name == "posix" and mode & _OTHERS:
-        raise ConfigError(f"{path}: others may read this private key; cure: chmod 600 {path}")
 
 
 def _check(name: str, role: str, hosts: Sequence[str]) -> None:
@@ -274,8 +269,7 @@ def _make_folder(folder: Path) -> None:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
+        write_new(path, data, mode)
     except FileExistsError as error:
         raise ConfigError(f"{path}: exists; nothing is overwritten: choose another folder or id") from error
     except OSError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adaptsplit.device_bridge.control import Command, CommandReply
 
 TOLERANCE_S = 60.0  # between the wall clocks of sender and device
 MAX_REMEMBERED = 256  # commands that could still come again; beyond it new ones are refused
-MAX_SENDERS = 64
+MAX_SENDERS = 1024  # each `adaptsplit fleet cmd` is one
 
 
 @dataclass(slots=True)
@@ -24,16 +24,17 @@ class Judge:
 
     A command is remembered for as long as a repetition of it could still pass for fresh. ``now`` is monotonic, in s;
     ``wall`` is UTC in s. A jump of the wall clock can refuse a command, but never repeat one: repetitions are known by
-    id, and after that by number, for the life of the device.
+    id, and after that by the numbers of the newest 1024 senders.
 
     Args:
         life: session of this life of the device.
         known: the names that there are.
     """
 
-    def __init__(self, life: str, known: Container[str]) -> None:
+    def __init__(self, life: str, known: Iterable[str]) -> None:
         self._life = life
-        self._known = known
+        self._known = frozenset(known)
+        self._names = ", ".join(sorted(known))
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._numbers: OrderedDict[str, int] = OrderedDict()
 
@@ -51,7 +52,11 @@ class Judge:
         if len(self._seen) >= MAX_REMEMBERED:
             return _no(command, "REFUSED", f"{MAX_REMEMBERED} commands are remembered; wait")
         self._remember(sender, command, now)
-        return None if name in self._known else _no(command, "UNKNOWN", f"no command {name!r} here")
+        return (
+            None
+            if name in self._known
+            else _no(command, "UNKNOWN", f"no command {name!r} here; there are {self._names}")
+        )
 
     def answered(self, reply: CommandReply) -> None:
         """Remember how a command ended, for whoever sends it again."""

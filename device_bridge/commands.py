@@ -32,7 +32,9 @@ log = logging.getLogger("adaptsplit.device")
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 MAX_BLOCK = 100_000
+MAX_NAMES = 16
 FROM_FILES = ("online",)  # families of controllers whose argument is a folder
+NESTED = {"service": 0, "probing": 1}  # whose argument ends with another controller's name; parts before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,14 @@ def report(agent: DeviceAgent, args: Args) -> dict[str, Any]:
 
 def controller(agent: DeviceAgent, args: Args) -> dict[str, Any] | Job:
     """Let another controller decide: ``name`` is one of the bundle's names; several, with commas, take turns."""
-    names, block = str(args.get("name", "")), args.get("block", 50)
+    if not args.get("name") or not {"name", "block"}.issuperset(args):
+        raise ConfigError(f"controller takes name=NAME and block=FRAMES; a command can name {_nameable()}")
+    names, block = str(args["name"]), args.get("block", 50)
     if not isinstance(block, int) or not 1 <= block <= MAX_BLOCK:
         raise ConfigError(f"block {block!r}; expected 1 to {MAX_BLOCK} frames")
-    wanted = [_buildable(name.strip()) for name in names.split(",")]
+    wanted = [_buildable(name.strip()) for name in names.split(",", MAX_NAMES)]
+    if len(wanted) > MAX_NAMES:
+        raise ConfigError(f"more than {MAX_NAMES} controllers; name fewer")
 
     def apply(made: Controller) -> dict[str, Any]:
         agent.decider.swap(made)
@@ -82,11 +88,21 @@ def controller(agent: DeviceAgent, args: Args) -> dict[str, Any] | Job:
 
 def _buildable(name: str) -> str:
     """Refuse names that stand for files: who gives commands chooses among what the device has, and brings nothing."""
-    family = name.partition(":")[0]
-    if name == "bundle" or (family in controllers and family not in FROM_FILES):
+    if name == "bundle" or _from_no_file(name):
         return name
-    known = ", ".join(["bundle", *(known for known in controllers.names() if known not in FROM_FILES)])
-    raise ConfigError(f"controller {name[:80]!r}; a command can name {known}")
+    raise ConfigError(f"controller {name[:80]!r}; a command can name {_nameable()}")
+
+
+def _nameable() -> str:
+    return ", ".join(["bundle", *(known for known in controllers.names() if known not in FROM_FILES)])
+
+
+def _from_no_file(name: str) -> bool:
+    """Whether a name, and every name inside it, is of a family that reads no file."""
+    family, *parts = name.split(":")
+    if family in NESTED and (inner := ":".join(parts[NESTED[family] :])):
+        return _from_no_file(inner)
+    return family in controllers and family not in FROM_FILES
 
 
 def pause(agent: DeviceAgent, args: Args) -> dict[str, Any]:

@@ -242,6 +242,21 @@ def birth_sessions(record: Record) -> Found:
     return seen, faults
 
 
+@rule("AS-025")
+def late_wills(record: Record) -> Found:
+    """Who goes on speaking after a last will under its id has said ONLINE again."""
+    seen, faults = 0, []
+    broken: dict[str, float] = {}
+    for item in (item for item in record.live() if item.leaf is not None and item.leaf.sender != "operator"):
+        if says(item, "CONNECTION_BROKEN"):
+            broken[item.owner] = item.heard.at
+        elif item.owner in broken and (says(item, "ONLINE") or item.heard.at > broken[item.owner] + SETTLE_S):
+            seen += 1
+            del broken[item.owner]
+            faults += [] if says(item, "ONLINE") else [f"{item.heard.topic}: goes on without ONLINE after a last will"]
+    return seen, faults
+
+
 @rule("AS-030")
 def state_rate(record: Record) -> Found:
     """State comes neither too often nor too rarely, by the device's clock."""

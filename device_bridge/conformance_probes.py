@@ -122,7 +122,12 @@ def probe_edge(link: MqttTransport, device: PretendedDevice) -> list[Note]:
 
     beat = Heartbeat(device.session, 0, 1)
     link.publish(device.topics.leaf("heartbeat"), beat.to_bytes(), qos=1)
-    back = until(lambda: any(isinstance(one, Heartbeat) and one.reply for one in device.heard))
+
+    def returned() -> bool:
+        return any(isinstance(one, Heartbeat) and one.reply for one in device.heard)
+
+    until(lambda: returned() or bool(link.counts[DENIED]))
+    back = returned()
     if not back and link.counts[DENIED]:
         return []
     up = device.topics.leaf("up")

@@ -13,7 +13,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from adaptsplit.config import printable
 from adaptsplit.errors import MessageError
@@ -22,9 +30,12 @@ MAX_CONTROL_BYTES = 64 * 1024
 SESSION_HEX = r"^[0-9a-f]{32}$"
 MAX_TTL_MS = 300_000  # a command that may wait for longer is not a command but a desired state
 MAX_CHUNK_BYTES = 100 * 1024  # AWS IoT Core takes messages of 128 KB
+MAX_ITEMS = 256  # of a mapping; the longest that is allowed anywhere below
 _TEXT = 4096
 _SHA256 = r"^[0-9a-f]{64}$"
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+Shown = Annotated[str, AfterValidator(printable)]
+"""Text that people will see: what would move a terminal's cursor is escaped, whoever sent it."""
 
 
 class Data(BaseModel):
@@ -42,12 +53,12 @@ class Connection(Data):
 class Birth(Data):
     """A device describes itself."""
 
-    library: str = Field(max_length=_TEXT)
-    bundle: str = Field(max_length=_TEXT)
-    controllers: list[str] = Field(max_length=64)
-    observation: str = Field(max_length=64)
-    branches: list[str] = Field(max_length=256)
-    classes: list[str] = Field(max_length=256)
+    library: Shown = Field(max_length=_TEXT)
+    bundle: Shown = Field(max_length=_TEXT)
+    controllers: list[Shown] = Field(max_length=64)
+    observation: Shown = Field(max_length=64)
+    branches: list[Shown] = Field(max_length=256)
+    classes: list[Shown] = Field(max_length=256)
     fps: float
     deadline_s: float
     window: int
@@ -58,19 +69,20 @@ class State(Data):
 
     mode: who decided last: a learned policy, a rule (or static decision), or the recovery of the guard.
     edges: the edge servers that the device knows to be there. battery, load: fraction. What is not
-    known (None) is left out of the message.
+    known (None) is left out of the message. draining: it takes up no more frames, and will soon be OFFLINE.
     """
 
     frame: int
-    controller: str = Field(max_length=_TEXT)
-    decision: str = Field(max_length=_TEXT)
+    controller: Shown = Field(max_length=_TEXT)
+    decision: Shown = Field(max_length=_TEXT)
     goodput_bps: float
     rtt_s: float
     unacked: int
     edge: Literal["online", "offline", "unknown"]
-    paths: dict[str, int] = Field(max_length=32)
+    paths: dict[Shown, int] = Field(max_length=32)
     mode: Literal["learned", "rule", "recovery"] = "rule"
-    edges: list[str] = Field(default=[], max_length=64)
+    edges: list[Shown] = Field(default=[], max_length=64)
+    draining: bool = False
     battery: float | None = None
     load: float | None = None
     temperature_c: float | None = None
@@ -94,16 +106,16 @@ class DecisionCounts(Data):
     frames: int = Field(ge=1)
     first: int = Field(ge=0)
     last: int = Field(ge=0)
-    decisions: dict[str, int] = Field(max_length=64)
-    paths: dict[str, int] = Field(max_length=32)
-    controllers: dict[str, int] = Field(max_length=64)
+    decisions: dict[Shown, int] = Field(max_length=64)
+    paths: dict[Shown, int] = Field(max_length=32)
+    controllers: dict[Shown, int] = Field(max_length=64)
 
 
 class Event(Data):
     """Something that happened on a device."""
 
-    kind: str = Field(max_length=64)
-    detail: str = Field(max_length=_TEXT)
+    kind: Shown = Field(max_length=64)
+    detail: Shown = Field(max_length=_TEXT)
 
 
 class EdgeQueue(BaseModel):
@@ -117,11 +129,14 @@ class EdgeQueue(BaseModel):
 
 
 class EdgeState(Data):
-    """Telemetry of an edge server, about once a second: its queues by model id (hex), and what it has counted."""
+    """Telemetry of an edge server, about once a second: its queues by model id (hex), and what it has counted.
+
+    workers: "shared" for a member of a group, whose name is told to nobody; "" for one alone.
+    """
 
     queues: dict[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], EdgeQueue] = Field(max_length=64)
-    counts: dict[str, int] = Field(max_length=64)
-    workers: str = Field(default="", max_length=64)
+    counts: dict[Shown, int] = Field(max_length=64)
+    workers: Shown = Field(default="", max_length=64)
     draining: bool = False
 
 
@@ -145,7 +160,7 @@ class CommandReply(Data):
 
     cmd_id: str = Field(pattern=_UUID)
     status: Literal["DONE", "REFUSED", "EXPIRED", "DUPLICATE", "OUT_OF_ORDER", "UNKNOWN"]
-    reason: str = Field(default="", max_length=_TEXT)
+    reason: Shown = Field(default="", max_length=_TEXT)
     data: dict[str, Any] = Field(default={}, max_length=256)
 
 
@@ -177,8 +192,8 @@ class PolicyReported(Data):
     version: int = Field(ge=0, lt=1 << 53)
     status: Literal["QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "REJECTED", "ROLLED_BACK"]
     stage: Literal["", "download", "verify", "self-test", "canary"] = ""
-    reason: str = Field(default="", max_length=64)
-    detail: str = Field(default="", max_length=_TEXT)
+    reason: Shown = Field(default="", max_length=64)
+    detail: Shown = Field(default="", max_length=_TEXT)
     progress: float = Field(default=0.0, ge=0, le=1)
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     missing: list[Annotated[int, Field(ge=0, lt=1 << 20)]] = Field(default=[], max_length=16)
@@ -223,6 +238,7 @@ class Envelope(BaseModel):
         model = SCHEMAS.get(self.schema_)
         if model is None:
             raise MessageError(f"schema {self.schema_!r}; known: {', '.join(SCHEMAS)}")
+        _check_items(self.schema_, self.data)
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
@@ -263,6 +279,13 @@ def json_schemas() -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not allowed")
+
+
+def _check_items(schema: str, data: dict[str, Any]) -> None:
+    """Refuse a long mapping before it is validated: pydantic makes its faults, one per entry, before it counts them."""
+    for name, value in data.items():
+        if isinstance(value, dict) and len(value) > MAX_ITEMS:
+            raise MessageError(f"{schema}: {printable(name[:80])} holds {len(value)} entries; at most {MAX_ITEMS}")
 
 
 def _short(error: ValidationError) -> str:

@@ -99,11 +99,13 @@ class Decider:
         self._describe()
 
     def _describe(self) -> None:
-        self.names = [part.name for part in self._parts()]
-        self._kinds = [kind_of(part) for part in self._parts()]
+        self.names = [part.name for part in self.parts]
+        self._kinds = [kind_of(part) for part in self.parts]
         self._recovering = set()
 
-    def _parts(self) -> tuple[Controller, ...]:
+    @property
+    def parts(self) -> tuple[Controller, ...]:
+        """The controllers that take turns, each in its guard if it has one; one that has no turns alone."""
         own = self._controller
         return own.parts if isinstance(own, InterleavedController) else (own,)
 
@@ -124,11 +126,11 @@ class Decider:
         ``state`` is the policy's, for one row; ``keep`` the folder of its own for what it learns: what the one before
         learned is written first and is left alone. Outcomes that are still to come are learned by the new one only.
         """
-        turns = [i for i, part in enumerate(self._parts()) if runs(part, old)]
+        turns = [i for i, part in enumerate(self.parts) if runs(part, old)]
         if not turns:
             return None
         self.keep()
-        before = Exchanged(self._parts()[turns[0]], self._state_of(turns[0]), self._keep)
+        before = Exchanged(self.parts[turns[0]], self._state_of(turns[0]), self._keep)
         self._put(turns, policy, state)
         self._known, self._keep = [], keep
         self._file = keep / STATE_FILE if keep is not None and self._controller.learns else None
@@ -161,7 +163,7 @@ class Decider:
         state = self._state_of(turn)
         blamed = isinstance(state, GuardState) and REASONS[int(state.reason[0])] in BLAMED
         trip = isinstance(state, GuardState) and blamed and any(event.to == "recovery" for event in state.events)
-        return Verdict(self._parts()[turn], failed or trip, failed or blamed)
+        return Verdict(self.parts[turn], failed or trip, failed or blamed)
 
     def decide(self, observation: Observation) -> tuple[Decision, str]:
         """Return a canonical decision and the name of the controller that it came from."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import threading
 import time
@@ -21,9 +20,13 @@ from adaptsplit.decision import DecisionSpace
 from adaptsplit.device_bridge.decision_session import WINDOW_S, DecisionSession
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.process import announce, new_session, run_main
+from adaptsplit.device_bridge.rate_limit import RateLimit, limit_for
+from adaptsplit.device_bridge.service import interruptible, stopping
 from adaptsplit.device_bridge.tls import add_tls_options
 from adaptsplit.device_bridge.topics import check_id, every_device
 from adaptsplit.device_bridge.transport import BrokerAddress, secured
+
+CLOSE_S = 2.0
 
 
 class DecisionServer:
@@ -37,8 +40,10 @@ class DecisionServer:
         fleet: str = "default",
         name: str = "decide-1",
         window_s: float = WINDOW_S,
+        *,
+        limit: RateLimit | None = None,
     ) -> None:
-        self.session = DecisionSession(fleet, controller, space, window_s)
+        self.session = DecisionSession(fleet, controller, space, window_s, limit=limit)
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._decide, name="decide", daemon=True)
@@ -57,17 +62,22 @@ class DecisionServer:
         self._link.wait_connected(timeout_s)
 
     def close(self) -> None:
-        """Answer what has come, disconnect."""
-        with self._changed:
-            self._closing = True
+        """Answer what has come, disconnect. A controller that hangs holds nobody up for more than a few seconds."""
+        self._closing = True
+        if self._changed.acquire(timeout=CLOSE_S):
             self._changed.notify()
-        self._thread.join(timeout=5.0)
+            self._changed.release()
+        self._thread.join(timeout=CLOSE_S)
         self._link.close()
 
     def summary(self) -> dict[str, int]:
         """Return the counts of what came and what became of it."""
-        with self._changed:
+        free = self._changed.acquire(timeout=CLOSE_S)
+        try:
             return dict(self.session.counts)
+        finally:
+            if free:
+                self._changed.release()
 
     def _received(self, topic: str, payload: bytes) -> None:
         with self._changed:
@@ -100,15 +110,16 @@ def serve(
 ) -> dict[str, int]:
     """Decide until SIGTERM or SIGINT; return the counts. ConfigError and BundleError for what cannot be used."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    loaded = load_bundle(bundle)
-    built = loaded.build([controller], 1)
-    with DecisionServer(built, loaded.space, BrokerAddress.parse(broker), fleet, name, window_s) as server:
-        server.wait_connected(30.0)
-        announce({"ready": True, "role": "decide", "controller": built.name})
-        stop.wait()
-    return server.summary()
+    with interruptible():  # a start that waits for a broker can be ended, too
+        loaded = load_bundle(bundle)
+        built = loaded.build([controller], 1)
+        address, limit = BrokerAddress.parse(broker), limit_for(loaded.context.fps)
+        with DecisionServer(built, loaded.space, address, fleet, name, window_s, limit=limit) as server:
+            server.wait_connected(30.0)
+            with stopping(stop.set):
+                announce({"ready": True, "role": "decide", "controller": built.name})
+                stop.wait()
+        return server.summary()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

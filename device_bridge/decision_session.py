@@ -19,6 +19,7 @@ from adaptsplit.controller import Controller, Decisions, State, Stateless
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.device_bridge.advice_messages import SCHEMA, Advice, ObservationMessage, parse_observation, space_id
 from adaptsplit.device_bridge.edge_session import Reply
+from adaptsplit.device_bridge.rate_limit import RateLimit
 from adaptsplit.device_bridge.topics import DeviceTopics, device_of
 from adaptsplit.errors import AdaptsplitError, ConfigError, MessageError
 
@@ -34,10 +35,20 @@ class _Asked:
 
 
 class DecisionSession:
-    """See the module's text. ConfigError for a controller that learns: the service hears of no outcomes."""
+    """See the module's text. ConfigError for a controller that learns: the service hears of no outcomes.
+
+    ``limit``: how much one device may ask; what is above is counted (``rate_limited``). None: no limit.
+    """
 
     def __init__(
-        self, fleet: str, controller: Controller, space: DecisionSpace, window_s: float = WINDOW_S, seed: int = 0
+        self,
+        fleet: str,
+        controller: Controller,
+        space: DecisionSpace,
+        window_s: float = WINDOW_S,
+        seed: int = 0,
+        *,
+        limit: RateLimit | None = None,
     ) -> None:
         if controller.learns:
             raise ConfigError(f"controller {controller.name!r} learns, and a decision service hears of no outcomes")
@@ -46,6 +57,7 @@ class DecisionSession:
         self._controller, self._space, self._window_s = controller, space, window_s
         self._decisions = space_id(space)
         self._seed = seed
+        self._limit = limit
         self._batchable = isinstance(controller, Stateless)
         self._pending: OrderedDict[str, _Asked] = OrderedDict()
         self._states: OrderedDict[str, tuple[bytes, State]] = OrderedDict()
@@ -54,6 +66,9 @@ class DecisionSession:
         """A message came from somebody; what cannot be used is counted, and never raises."""
         try:
             device, leaf = device_of(topic, self.fleet)
+            if self._limit is not None and not self._limit.allows(device, now):
+                self.counts["rate_limited"] += 1
+                return
             if leaf != "observe":
                 raise MessageError(f"a message on {leaf!r}")
             message = parse_observation(payload)

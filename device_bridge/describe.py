@@ -10,8 +10,8 @@ from adaptsplit.bundle import MODEL_FOLDER, Bundle
 from adaptsplit.device_bridge.actions import SessionConfig
 from adaptsplit.device_bridge.camera import ShotSource
 from adaptsplit.device_bridge.control import Birth
-from adaptsplit.device_bridge.edge_tail import model_id
 from adaptsplit.device_bridge.flight import Energy
+from adaptsplit.device_bridge.messages import model_id
 from adaptsplit.device_bridge.telemetry import TelemetrySource
 from adaptsplit.observation import schema_hash
 from adaptsplit.runtime.folder import MODEL_FILE

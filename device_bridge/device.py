@@ -24,7 +24,7 @@ from adaptsplit.device_bridge.parts import DevicePart
 from adaptsplit.device_bridge.policy_canary import CanaryLimits
 from adaptsplit.device_bridge.policy_device import PolicySource, start_policy
 from adaptsplit.device_bridge.process import announce, run_main
-from adaptsplit.device_bridge.service import Notifier, ServicePart, stopping
+from adaptsplit.device_bridge.service import Notifier, ServicePart, interruptible, stopping
 from adaptsplit.device_bridge.telemetry import TelemetrySource, open_telemetry
 from adaptsplit.device_bridge.tls import add_tls_options
 from adaptsplit.device_bridge.transport import secured
@@ -55,8 +55,9 @@ def run_device(
 ) -> tuple[dict[str, Any], LiveLog]:
     """Run a device over ``count`` frames of a source; ``barrier`` is called when it is ready and may set the start.
 
-    ``frames`` is a frame source, or a camera (``adaptsplit.frames.capture``). A ``count`` of 0 runs as a service, until
-    SIGTERM or SIGINT: without end, with a rotated log, and also when there is no broker yet. ``telemetry`` is closed.
+    ``frames`` is a frame source, or a camera (``adaptsplit.frames.capture``). A ``count`` of 0 runs as a service:
+    without end, with a rotated log, and also when there is no broker yet. ``telemetry`` is closed. SIGTERM and SIGINT
+    end any run in good order: no new frame, at most ``agent.END_S`` for those under way, OFFLINE, the summary.
 
     Every device takes commands, and reports its decisions as often as its state; ``parts`` come besides.
     """
@@ -68,12 +69,14 @@ def run_device(
         options = replace(options, service=True)
     period_s = 1.0 / bundle.context.fps
     with (
+        interruptible(),
         contextlib.nullcontext() if telemetry is None else contextlib.closing(telemetry),
         _camera(frames, count, period_s, split=split, seed=frames_seed, data=data, first=first) as camera,
         DeviceAgent(bundle, camera, controllers, options, block=block, telemetry=telemetry, parts=parts) as agent,
-        stopping(agent.stop) if count == 0 else contextlib.nullcontext(),
     ):
-        return agent.run(barrier()), agent.log
+        start = barrier()
+        with stopping(agent.stop):
+            return agent.run(start), agent.log
 
 
 @contextlib.contextmanager

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from adaptsplit.device_bridge.control import Birth, Connection, Data, Event, State, parse_control
-from adaptsplit.device_bridge.messages import Message, parse_message
+from adaptsplit.device_bridge.control import MAX_CHUNK_BYTES, Birth, Connection, Data, Event, State, parse_control
+from adaptsplit.device_bridge.messages import FrameMessage, Message, parse_message
 from adaptsplit.device_bridge.mqtt import MqttTransport
+from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.rate_limit import RateLimit
 from adaptsplit.device_bridge.topics import DeviceTopics, device_of, edge_of
 from adaptsplit.device_bridge.transport import BrokerAddress, Extras, Will, topic_matches
 from adaptsplit.device_bridge.voice import Voice
@@ -22,6 +24,7 @@ log = logging.getLogger("adaptsplit.device")
 
 SEND_BUFFER_BYTES = 16 * 1024
 MAX_EDGES = 64
+MAX_HEARD_HZ = 1000.0  # on each plane: a device hears two messages a frame; more would cost it its deadlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,17 @@ class Edges:
         alive = self._known.get(event.edge, (event.session, ""))[0]
         if event.state == "CONNECTION_BROKEN" and alive != event.session:
             return False, False
-        if event.edge not in self._known and len(self._known) >= MAX_EDGES:
+        if event.edge not in self._known and len(self._known) >= MAX_EDGES and not self._forget_one():
             return False, False
         self._known[event.edge] = event.session, event.state
         return True, event.state == "ONLINE" and alive != event.session
+
+    def _forget_one(self) -> bool:
+        """Make room: names of edge servers that have gone add up over the life of a device."""
+        gone = next((edge for edge, (_, state) in self._known.items() if state != "ONLINE"), None)
+        if gone is not None:
+            del self._known[gone]
+        return gone is not None
 
 
 class DeviceLink:
@@ -103,12 +113,13 @@ class DeviceLink:
         leaves: Sequence[str] = (),
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self._limit = RateLimit(MAX_HEARD_HZ, MAX_HEARD_HZ)
         self._topics = topics
         self._voice = Voice(session)
         self._birth = birth
         self._post = post
         self._leaves = [topics.leaf(leaf) for leaf in leaves]
-        unique = f"{topics.device}-{session.hex()[:8]}"
+        unique = f"{topics.device}-{new_session().hex()}"  # told to nobody: who knows a client id can push it out
         will = Will(topics.leaf("connection"), *self._voice.will(Connection(state="CONNECTION_BROKEN")))
         self._data = MqttTransport(
             broker,
@@ -214,6 +225,9 @@ class DeviceLink:
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         at = time.monotonic()
+        if not self._limit.allows("data" if topic == self._topics.leaf("down") else "control", at):
+            self.counts["rate_limited"] += 1
+            return
         try:
             event = self._own(payload) if topic == self._topics.leaf("connection") else self._parse(topic, payload)
             if event is not None:
@@ -223,9 +237,10 @@ class DeviceLink:
             log.info("%s: %s", topic, error)
 
     def _own(self, payload: bytes) -> Twin | None:
-        """Our own connection topic: the late will of an earlier life is put right, another life is told of."""
+        """Our own connection topic: a late will, of an earlier life or connection, is put right, a twin is told of."""
         envelope, content = parse_control(payload)
-        if envelope.session == self.session or not isinstance(content, Connection):
+        ours = envelope.session == self.session
+        if not isinstance(content, Connection) or (ours and content.state != "CONNECTION_BROKEN"):
             return None
         if content.state == "ONLINE":
             return Twin(envelope.session)
@@ -235,8 +250,13 @@ class DeviceLink:
 
     def _parse(self, topic: str, payload: bytes) -> Incoming:
         if topic in (self._topics.leaf("down"), self._topics.leaf("heartbeat/reply")):
-            return parse_message(payload)
+            message = parse_message(payload)
+            if isinstance(message, FrameMessage):
+                raise MessageError("a frame, to a device")
+            return message
         if any(topic_matches(pattern, topic) for pattern in self._leaves):
+            if len(payload) > MAX_CHUNK_BYTES:  # the largest that any of them is; 4096 may wait for the main loop
+                raise MessageError(f"{len(payload)} bytes; at most {MAX_CHUNK_BYTES}")
             return PartMessage(device_of(topic, self._topics.fleet)[1], payload)
         edge = edge_of(topic, self._topics.fleet)
         envelope, content = parse_control(payload)

@@ -14,12 +14,11 @@ import json
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +29,8 @@ from adaptsplit.device_bridge.edge_session import EdgeAction, EdgeSession, Lane,
 from adaptsplit.device_bridge.edge_tail import Tail, open_tails
 from adaptsplit.device_bridge.messages import FrameMessage
 from adaptsplit.device_bridge.process import announce, run_main
+from adaptsplit.device_bridge.rate_limit import RateLimit, limit_for
+from adaptsplit.device_bridge.service import interruptible, stopping
 from adaptsplit.device_bridge.tls import add_tls_options
 from adaptsplit.device_bridge.transport import BrokerAddress, secured
 from adaptsplit.errors import AdaptsplitError, ConfigError
@@ -38,6 +39,7 @@ __all__ = ["EdgeServer", "Serving", "Tail", "main", "serve"]
 
 log = logging.getLogger("adaptsplit.edge")
 
+CONNECT_S = 30.0
 DRAIN_S = 2.0
 GRACE_S = 0.25  # after OFFLINE: what devices had sent before they heard it is still answered
 POLL_S = 0.005
@@ -63,7 +65,7 @@ class EdgeServer:
     """A running edge server for one or more models; a context manager. Thread-safe.
 
     workers: the group of edge processes that share the devices' messages; None: this one hears everything.
-    max_batch: the largest batch; None: measured at the start.
+    max_batch: the largest batch; None: measured at the start. limit: how much one device may send; None: no limit.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class EdgeServer:
         *,
         workers: str | None = None,
         max_batch: int | None = None,
+        limit: RateLimit | None = None,
     ) -> None:
         if not tails:
             raise ConfigError("an edge server without a model; name at least one --bundle")
-        self.session = EdgeSession(fleet, lanes={tail.model: tail.lane(max_batch) for tail in tails})
+        self.session = EdgeSession(fleet, lanes={tail.model: tail.lane(max_batch) for tail in tails}, limit=limit)
         self._lock = threading.Lock()
         self._draining = False
         self._jobs: dict[bytes, queue.SimpleQueue[Work | None]] = {tail.model: queue.SimpleQueue() for tail in tails}
@@ -129,9 +132,7 @@ class EdgeServer:
             now = time.monotonic()
             queues = {model.hex(): queue_state(lane.queue, now) for model, lane in self.session.lanes.items()}
             counts = dict(self.session.counts)
-        self._link.state(
-            EdgeState(queues=queues, counts=counts, workers=self._link.workers or "", draining=self._draining)
-        )
+        self._link.state(EdgeState(queues=queues, counts=counts, workers=self._link.group, draining=self._draining))
 
     def summary(self) -> dict[str, int]:
         """Return the counts of what came and what became of it."""
@@ -199,29 +200,35 @@ def serve(
     ``metrics`` (``PORT`` or ``HOST:PORT``) serves the counts to Prometheus as well.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    tails = open_tails([bundles] if isinstance(bundles, Path) else bundles, threads)
-    address = BrokerAddress.parse(broker)
-    with EdgeServer(tails, address, fleet, edge, workers=workers, max_batch=max_batch) as server:
-        server.wait_connected(30.0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruptible())  # a start that waits for a broker can be ended, too
+        tails = open_tails([bundles] if isinstance(bundles, Path) else bundles, threads)
+        address = BrokerAddress.parse(broker)
+        limit = limit_for(max(tail.fps for tail in tails))
+        serving: list[EdgeServer] = []
+        # Before the connection: a server that cannot serve its metrics must not push out another one of its id.
+        stack.enter_context(_exporter(lambda: serving[0].summary() if serving else {}, metrics))
+        made = EdgeServer(tails, address, fleet, edge, workers=workers, max_batch=max_batch, limit=limit)
+        server = stack.enter_context(made)
+        serving.append(server)
+        server.wait_connected(CONNECT_S)
+        stack.enter_context(stopping(stop.set))
         if attached:
             threading.Thread(target=_stop_with_input, args=(stop,), daemon=True).start()
         models = {tail.model.hex(): server.session.lanes[tail.model].queue.max_batch for tail in tails}
-        with _exporter(server, metrics):
-            announce({"ready": True, "role": "edge", "edge": edge, "models": models})
-            while not stop.wait(STATE_S):
-                server.report()
-            server.drain()
+        announce({"ready": True, "role": "edge", "edge": edge, "models": models})
+        while not stop.wait(STATE_S):
+            server.report()
+        server.drain()
         return server.summary()
 
 
-def _exporter(server: EdgeServer, where: str | None) -> contextlib.AbstractContextManager[object]:
+def _exporter(read: Callable[[], Mapping[str, float]], where: str | None) -> contextlib.AbstractContextManager[object]:
     if where is None:
         return contextlib.nullcontext()
     from adaptsplit.device_bridge.metrics import EdgeMetrics
 
-    return contextlib.closing(EdgeMetrics(where, server.summary))
+    return contextlib.closing(EdgeMetrics(where, read))
 
 
 def _stop_with_input(stop: threading.Event) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from adaptsplit.device_bridge.control import Connection, EdgeState, parse_control
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.rate_limit import RateLimit
 from adaptsplit.device_bridge.topics import check_id, edge_connection, every_device
 from adaptsplit.device_bridge.transport import BrokerAddress, Extras, OnMessage, Will
 from adaptsplit.device_bridge.voice import Voice
@@ -26,6 +27,7 @@ log = logging.getLogger("adaptsplit.edge")
 
 SHARED_WAIT_S = 3.0
 UNSUBSCRIBE_S = 2.0
+TOLD_HZ, TOLD_BURST = 0.2, 10.0  # lines on standard error, of each plane: one that flaps must not fill the disk
 MIN_GROUP_CHARS = 16  # beyond guessing at the rate of a network
 
 
@@ -83,6 +85,7 @@ class EdgeLink:
         self._draining = False
         self._received = received
         self._heard_self = threading.Event()
+        self._told = RateLimit(TOLD_HZ, TOLD_BURST)
         unique = f"{edge}-{new_session().hex()}"  # told to nobody: who knows a client id can push its client out
         ups, beats = (shared(every_device(fleet, leaf), workers) for leaf in ("up", "heartbeat"))
         own = shared(self._topic, None if workers is None else new_session().hex())
@@ -184,6 +187,8 @@ class EdgeLink:
     def _linked(self, plane: str) -> Callable[[bool], None]:
         def linked(up: bool) -> None:
             with self._lock:
+                if self._told.allows(plane, time.monotonic()):  # for whoever looks at the screen or the journal
+                    log.warning("link %s %s", plane, "up" if up else "down")
                 self._up = self._up | {plane} if up else self._up - {plane}
                 if "control" in self._up and not self._draining:
                     self._say("ONLINE" if "data" in self._up else "OFFLINE")

@@ -6,9 +6,8 @@ can name; thresholds, rates and the policy are the device's own business.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from adaptsplit.codecs import decode_container, feature_codecs
 from adaptsplit.decision import BranchSpec, DecisionSpace
 from adaptsplit.device_bridge.batching import BatchTimes, TailQueue
 from adaptsplit.device_bridge.edge_session import MAX_QUEUE, MAX_QUEUE_BYTES, Lane, TailAnswer
-from adaptsplit.device_bridge.messages import MODEL_BYTES, FrameMessage
+from adaptsplit.device_bridge.messages import FrameMessage, model_id
 from adaptsplit.errors import AdaptsplitError, CodecError, MessageError
 from adaptsplit.runtime import Answer, EdgeRuntime, ModelFolder
 
@@ -33,17 +32,12 @@ WORTH = 0.9  # a frame in a full batch must take at most this share of its time 
 TRIALS = 5
 
 
-def model_id(digest: str, space: DecisionSpace) -> bytes:
-    """Return 8 bytes that name networks (SHA-256 of their ``model.json``, hex) with the branches of a space."""
-    branches = [[branch.name, branch.kind, branch.exit] for branch in space.branches]
-    return hashlib.sha256(json.dumps([digest, branches]).encode()).digest()[:MODEL_BYTES]
-
-
 class Tail:
-    """From frame messages to answers, through the codec and onnxruntime."""
+    """From frame messages to answers, through the codec and onnxruntime. ``fps``: frames/s of its devices, at most."""
 
-    def __init__(self, space: DecisionSpace, runtime: EdgeRuntime) -> None:
+    def __init__(self, space: DecisionSpace, runtime: EdgeRuntime, fps: float = math.inf) -> None:
         self.space = space
+        self.fps = fps
         self.model = model_id(runtime.folder.digest, space)
         self._runtime = runtime
 
@@ -139,11 +133,12 @@ def open_tails(bundles: Sequence[Path], threads: int = 1) -> list[Tail]:
     for path in bundles:
         loaded = load_bundle(path)
         folder = ModelFolder.open(loaded.model_path)
-        if model_id(folder.digest, loaded.space) in tails:
+        if (known := tails.get(model_id(folder.digest, loaded.space))) is not None:
             log.info("%s: the same model as an earlier bundle", path)
+            known.fps = max(known.fps, loaded.context.fps)
             continue
         runtime = EdgeRuntime(folder, threads)
-        tail = Tail(loaded.space, runtime)
+        tail = Tail(loaded.space, runtime, loaded.context.fps)
         tail.warm_up()
         tails[tail.model] = tail
     return list(tails.values())

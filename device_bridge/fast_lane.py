@@ -7,7 +7,7 @@ arrives is read in large pieces, messages at QoS 0 go to ``deliver`` at once, an
 paho to read. What is sent goes out on the caller's thread if the system takes it.
 
 ``LaneClient.turn`` is the network loop: paho's interface for external loops (``loop_read``, ``loop_write``,
-``loop_misc``) with one ``select``. Over TLS all of it happens on the loop's thread: OpenSSL forbids two at a time.
+``loop_misc``) with one ``poll``. Over TLS all of it happens on the loop's thread: OpenSSL forbids two at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Deliver = Callable[[bytes, bytes], None]
 
 
 class Waker:
-    """Ends another thread's ``select`` early."""
+    """Ends another thread's ``poll`` early."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -45,7 +45,7 @@ class Waker:
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """Return what ``select`` waits on."""
+        """Return what ``poll`` waits on."""
         return self._reader.fileno()
 
     def wake(self) -> None:
@@ -141,7 +141,7 @@ class FastLane:
             while data := self._receive():
                 self.heard = time.monotonic()
                 self._split(data)
-                if not (self._tls and self.raw.pending()):  # what TLS holds already does not show in select
+                if not (self._tls and self.raw.pending()):  # what TLS holds already does not show in poll
                     break
         except OSError as error:
             self._error = error
@@ -272,19 +272,25 @@ class LaneClient(paho.Client):
         lane = self.lane
         if lane is None:
             return paho.MQTT_ERR_NO_CONN
-        sources: list[FastLane | Waker] = [lane, self._waker]
         try:
-            readable, _, _ = select.select(sources, [lane] if self.busy else [], [], timeout_s)
+            ready = self._wait(lane, timeout_s)
         except (OSError, ValueError):  # closed under us
             return paho.MQTT_ERR_CONN_LOST
-        if self._waker in readable:
+        if self._waker.fileno() in ready:
             self._waker.clear()
-        if lane in readable:
+        if ready.get(lane.fileno(), 0) & ~select.POLLOUT:  # data, the end, or an error: reading tells
             lane.fill()
         while lane.news:
             if (code := self.loop_read()) or self.lane is not lane:
                 return code
         return self._write_and_keep_alive(lane)
+
+    def _wait(self, lane: FastLane, timeout_s: float) -> dict[int, int]:
+        """Return the descriptors that have something, with what; ``poll`` takes numbers beyond 1023, too."""
+        poll = select.poll()
+        poll.register(lane, select.POLLIN | (select.POLLOUT if self.busy else 0))
+        poll.register(self._waker, select.POLLIN)
+        return dict(poll.poll(timeout_s * 1e3))
 
     def _write_and_keep_alive(self, lane: FastLane) -> int:
         if self.want_write() and ((code := self.loop_write()) or self.lane is not lane):

@@ -12,6 +12,7 @@ from adaptsplit.device_bridge.control import (
     Connection,
     Data,
     DecisionCounts,
+    EdgeState,
     Envelope,
     Event,
     State,
@@ -31,7 +32,8 @@ REBIRTH_S = 5.0  # between two requests to one device
 class Member:
     """A device (or, with an id ``_edge/EDGE``, an edge server) as it is known. Times are the listener's, monotonic s.
 
-    life: session of the newest message that counted. connection: "" before any was heard.
+    life: the session that counts (of twins the one that said ONLINE last). connection: "" before any was heard.
+    state is a device's, edge an edge server's.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Member:
     connection: str = ""
     birth: Birth | None = None
     state: State | None = None
+    edge: EdgeState | None = None
     decision: DecisionCounts | None = None
     events: list[Event] = field(default_factory=list)
     heard_at: float = 0.0
@@ -46,6 +49,17 @@ class Member:
     gaps: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     asked_at: float = float("-inf")
+
+    @property
+    def is_edge(self) -> bool:
+        """Whether it is an edge server."""
+        return self.name.startswith(f"{EDGE}/")
+
+    @property
+    def presence(self) -> str:
+        """The connection's state, or DRAINING for one that is ONLINE and says that it takes up nothing new."""
+        said = self.edge if self.is_edge else self.state
+        return "DRAINING" if self.connection == "ONLINE" and said is not None and said.draining else self.connection
 
 
 class FleetView:
@@ -61,17 +75,17 @@ class FleetView:
     def filters(self) -> list[str]:
         """What must be subscribed to."""
         own = f"{PREFIX}/{self.fleet}"
-        return [f"{own}/{EDGE}/+/connection", *(f"{own}/+/{leaf}" for leaf in WATCHED)]
+        return [f"{own}/{EDGE}/+/connection", f"{own}/{EDGE}/+/state", *(f"{own}/+/{leaf}" for leaf in WATCHED)]
 
     @property
     def devices(self) -> list[Member]:
         """The devices, by name."""
-        return [member for name, member in sorted(self.members.items()) if not name.startswith(f"{EDGE}/")]
+        return [member for _, member in sorted(self.members.items()) if not member.is_edge]
 
     @property
     def edges(self) -> list[Member]:
         """The edge servers, by name."""
-        return [member for name, member in sorted(self.members.items()) if name.startswith(f"{EDGE}/")]
+        return [member for _, member in sorted(self.members.items()) if member.is_edge]
 
     def heard(self, topic: str, payload: bytes, now: float) -> Sequence[str]:
         """Take a message; what is not ours, damaged, or of a life that is over is counted and ignored."""
@@ -107,20 +121,29 @@ class FleetView:
             self.counts["stale_will"] += 1
             return ()
         if envelope.session != member.life:
+            if member.connection == "ONLINE" and not (isinstance(content, Connection) and content.state == "ONLINE"):
+                return self._twin(member, content)
             self._new_life(member, envelope.session)
         member.heard_at = now
         gap = not broken and self._gap(member, topic, envelope.seq)
         self._note(member, content, now)
-        lacks = member.birth is None and not member.name.startswith(f"{EDGE}/") and not isinstance(content, Connection)
-        if (gap or lacks) and now - member.asked_at >= REBIRTH_S and not broken:
+        lacks = member.birth is None and not isinstance(content, Connection)
+        if (gap or lacks) and now - member.asked_at >= REBIRTH_S and not broken and not member.is_edge:
             member.asked_at = now
             return (member.name,)
+        return ()
+
+    def _twin(self, member: Member, content: Data) -> Sequence[str]:
+        """Of another life than the one that said ONLINE last, and has not ended, only events are told."""
+        self.counts["other_life"] += 1
+        if isinstance(content, Event):
+            self._tell(member, content)
         return ()
 
     @staticmethod
     def _new_life(member: Member, session: str) -> None:
         member.life, member.numbers = session, {}
-        member.birth = member.state = member.decision = None
+        member.birth = member.state = member.decision = member.edge = None
 
     def _gap(self, member: Member, topic: str, sequence: int) -> bool:
         """Note a topic's number; whether messages are missing before it."""
@@ -129,7 +152,9 @@ class FleetView:
         if last is None or sequence == (last + 1) % (1 << 32) or sequence == last:
             return False
         member.gaps += 1
-        self.news.append(f"{member.name}: {sequence - last - 1} messages are missing on {topic.rpartition('/')[2]}")
+        missing = sequence - last - 1
+        are = "message is" if missing == 1 else "messages are"
+        self.news.append(f"{member.name}: {missing} {are} missing on {topic.rpartition('/')[2]}")
         return True
 
     def _note(self, member: Member, content: Data, now: float) -> None:
@@ -141,8 +166,13 @@ class FleetView:
             member.birth = content
         elif isinstance(content, State):
             member.state, member.state_at = content, now
+        elif isinstance(content, EdgeState):
+            member.edge, member.state_at = content, now
         elif isinstance(content, DecisionCounts):
             member.decision = content
         elif isinstance(content, Event):
-            member.events = [*member.events[-MAX_EVENTS + 1 :], content]
-            self.news.append(printable(f"{member.name}: {content.kind} {content.detail}"[:300]))
+            self._tell(member, content)
+
+    def _tell(self, member: Member, event: Event) -> None:
+        member.events = [*member.events[-MAX_EVENTS + 1 :], event]
+        self.news.append(printable(f"{member.name}: {event.kind} {event.detail}"[:300]))

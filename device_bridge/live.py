@@ -16,12 +16,12 @@ from typing import Any
 
 from adaptsplit.bundle import Bundle
 from adaptsplit.device_bridge.broker import EmbeddedBroker
-from adaptsplit.device_bridge.livelog import read_live_log
 from adaptsplit.device_bridge.process import Child
 from adaptsplit.device_bridge.shaper import save_trace
 from adaptsplit.device_bridge.telemetry import Telemetry
 from adaptsplit.links import LinkTrace
 from adaptsplit.outcome import Outcomes
+from adaptsplit.recorded_run import read_live_log
 
 START_MARGIN_S = 0.3
 

@@ -5,23 +5,25 @@ The first line is an event ``run``: what ran (controllers, block, frames, rates)
 the simulator. An event ``beat`` is an answered heartbeat (``sent_s``, ``heard_s``). ``times`` of a frame, in s since
 frame 0 and only what is known: ``looked_s``, ``exit_s``, ``free_s`` (content signals, exit, encoding done), ``sent_s``,
 ``acked_s`` (handed to the link, acknowledged by the edge), ``wire_bytes``, the edge's ``server_s`` (residence) and
-``queue_s`` (the waiting in it), both durations in s, and ``signal_dbm`` as it was reported. What of a log is a link is
-read by ``adaptsplit.links.livelog``.
+``queue_s`` (the waiting in it), both durations in s, and ``signal_dbm`` as it was reported. A log is read again by
+``adaptsplit.recorded_run``; what of it is a link by ``adaptsplit.links.livelog``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
+from adaptsplit.device_bridge.line_file import LineFile
+from adaptsplit.errors import ConfigError
+from adaptsplit.outcome import Outcomes, to_rows
+from adaptsplit.recorded_run import by_controller, joined
 
-from adaptsplit.errors import DataError
-from adaptsplit.outcome import OUTCOME, Outcomes, from_rows, to_rows
+log = logging.getLogger("adaptsplit.device")
 
 OLD_SUFFIX = ".old"
 
@@ -31,6 +33,7 @@ class LiveLog:
 
     limit_bytes: a file that reaches it is set aside as ``NAME.old`` (as is what an earlier life left there) and a new
     one begun; None for one file without a bound. kept: how many frames' records stay in memory; None for all.
+    A full disk costs lines (``lost``), and never an exception.
     """
 
     def __init__(
@@ -42,7 +45,8 @@ class LiveLog:
         self._described: Mapping[str, Any] = {}
         if limit_bytes is not None:
             self._set_aside()
-        self._file: IO[str] | None = None if path is None else path.open("w", encoding="utf-8")
+        self._file = None if path is None else _opened(path)
+        self._lost = 0
         self._observations = observations
         self._records: dict[int, tuple[str, Outcomes]] = {}
 
@@ -52,6 +56,11 @@ class LiveLog:
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
+
+    @property
+    def lost(self) -> int:
+        """How many lines the disk has not taken."""
+        return self._lost + (self._file.lost if self._file is not None else 0)
 
     def begin(self, description: Mapping[str, Any]) -> None:
         """Write what runs; numbers that are not finite become null."""
@@ -92,23 +101,27 @@ class LiveLog:
 
     def outcomes(self) -> dict[str, Outcomes]:
         """Return the records of each controller, in the order of frames."""
-        return _by_controller([self._records[frame] for frame in sorted(self._records)])
+        rows = [self._records[frame] for frame in sorted(self._records)]
+        return by_controller([name for name, _ in rows], joined([row for _, row in rows]))
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+        if self._file is not None and self._file.write(json.dumps(row, allow_nan=False)):
             self._rotate(self._file)
 
-    def _rotate(self, file: IO[str]) -> None:
+    def _rotate(self, file: LineFile) -> None:
         """Begin a new file when this one is full; each has the line ``run`` first, and one older file is kept."""
-        if self._limit is None or self._path is None or file.tell() < self._limit:
+        if self._limit is None or self._path is None or file.size < self._limit:
             return
         file.close()
-        self._set_aside()
-        self._file = self._path.open("w", encoding="utf-8")
+        self._lost, self._file = self.lost, None
+        try:
+            self._set_aside()
+            self._file = LineFile(self._path)
+        except OSError as error:
+            log.warning("%s: %s; nothing is logged from here on, the flight goes on", self._path, error.strerror)
+            return
         if self._described:
-            self._file.write(json.dumps(self._described, allow_nan=False) + "\n")
+            self._file.write(json.dumps(self._described, allow_nan=False))
 
     def _set_aside(self) -> None:
         if self._path is not None and self._path.is_file() and self._path.stat().st_size:
@@ -121,55 +134,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """A live log as it was read: what ran (the line ``run``; empty where there is none), every frame's record in
-    order (F,), the controller of each, and the times of its stages."""
-
-    description: Mapping[str, Any]
-    records: Outcomes
-    controllers: tuple[str, ...]
-    times: tuple[Mapping[str, float], ...] = field(repr=False)
-
-    def by_controller(self) -> dict[str, Outcomes]:
-        """Return the records of each controller, in the order of frames."""
-        return {
-            name: self.records[[own == name for own in self.controllers]] for name in dict.fromkeys(self.controllers)
-        }
-
-
-def read_run(path: Path) -> RecordedRun:
-    """Read a live log; DataError names the line of a broken one."""
-    description: Mapping[str, Any] = {}
-    rows: list[tuple[Outcomes, str, Mapping[str, float]]] = []
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            row = json.loads(line)
-            if "event" in row:
-                description = row if row["event"] == "run" else description
-                continue
-            times = {str(name): float(value) for name, value in row.get("times", {}).items()}
-            rows.append((from_rows([row]), str(row["controller"]), times))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: not a line of a live log ({error!r})") from error
-    rows.sort(key=lambda item: int(item[0]["frame"][0]))
-    records = np.concatenate([np.zeros(0, dtype=OUTCOME), *(row for row, _, _ in rows)])
-    return RecordedRun(description, records, tuple(name for _, name, _ in rows), tuple(times for *_, times in rows))
-
-
-def read_live_log(path: Path) -> dict[str, Outcomes]:
-    """Read a live log: the records of each controller in the order of frames; DataError for a broken file."""
-    return read_run(path).by_controller()
-
-
-def _lines(path: Path) -> list[str]:
+def _opened(path: Path) -> LineFile:
+    """Open the log, its folder made where it is missing; ConfigError at the start rather than a run without a log."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a live log ({error}); make one with: adaptsplit device --log FILE") from error
-
-
-def _by_controller(rows: list[tuple[str, Outcomes]]) -> dict[str, Outcomes]:
-    names = dict.fromkeys(name for name, _ in rows)
-    nothing = np.zeros(0, dtype=OUTCOME)
-    return {name: np.concatenate([nothing, *(row for owner, row in rows if owner == name)]) for name in names}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return LineFile(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --log") from error

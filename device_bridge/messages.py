@@ -11,7 +11,7 @@ Every message starts with the same 28 bytes and carries a CRC-32 of its header (
     24      4      frame index (0 in heartbeats)
 
     frame      28  branch u8, rate u8, zero u16, sent u64 (us, device's clock), budget u32 (us), crc u32, container
-               (version 2: before the crc 8 bytes that name the model, ``edge_tail.model_id``)
+               (version 2: before the crc 8 bytes that name the model, ``model_id``)
     ack        28  crc u32
     result     28  residence u32 (us), queue u32 (us), confidence f32, status u8, cells u8, prediction u8 each, crc u32
                (version 2: before the crc the server's queue now: jobs u16, wait of a new frame u32 (us))
@@ -24,6 +24,8 @@ clocks are ever compared: the device measures round trips on its own clock, the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import struct
 import zlib
@@ -32,6 +34,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from adaptsplit.codecs.container import MAX_CONTAINER_BYTES
+from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import MessageError
 
 MAGIC = b"AB"
@@ -51,6 +54,12 @@ _CRC = struct.Struct(">I")
 
 FRAME_HEADER_BYTES = _PREFIX.size + _FRAME.size + _CRC.size
 MAX_MESSAGE_BYTES = FRAME_HEADER_BYTES + MODEL_BYTES + MAX_CONTAINER_BYTES
+
+
+def model_id(digest: str, space: DecisionSpace) -> bytes:
+    """Return 8 bytes that name networks (SHA-256 of their ``model.json``, hex) with the branches of a space."""
+    branches = [[branch.name, branch.kind, branch.exit] for branch in space.branches]
+    return hashlib.sha256(json.dumps([digest, branches]).encode()).digest()[:MODEL_BYTES]
 
 
 class Kind(IntEnum):

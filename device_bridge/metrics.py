@@ -12,53 +12,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from adaptsplit import estimators as est
-from adaptsplit.config import printable
+from adaptsplit.device_bridge.metrics_server import MetricsServer, parse_where
 from adaptsplit.device_bridge.parts import QuietPart
-from adaptsplit.errors import ConfigError, MissingExtraError
 from adaptsplit.outcome import Outcomes, Path
 
 if TYPE_CHECKING:
     from adaptsplit.device_bridge.agent import DeviceAgent
+
+__all__ = ["EdgeMetrics", "MetricsPart", "MetricsServer", "Snapshot", "parse_where"]
 
 SNAPSHOT_S = 1.0
 DECISION_BUCKETS_S = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.1)
 ANSWER_BUCKETS_S = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1.0, 2.0)
 MODES = ("learned", "rule", "recovery")
 READINGS = ("battery_ratio", "load_ratio", "temperature_celsius", "signal_dbm")
-
-
-class MetricsServer:
-    """An HTTP server of metrics on ``PORT`` or ``HOST:PORT``; ConfigError when it cannot be opened.
-
-    ``port`` is the real one (0 takes a free one).
-    """
-
-    def __init__(self, where: str) -> None:
-        try:
-            import prometheus_client
-        except ImportError as missing:
-            raise MissingExtraError("prometheus-client", "device") from missing
-        host, port = parse_where(where)
-        self.registry: Any = prometheus_client.CollectorRegistry()
-        try:
-            self._server, self._thread = prometheus_client.start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise ConfigError(f"metrics on {host}:{port}: {error}; name another port with --metrics") from error
-        self.port = int(self._server.server_address[1])
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=2.0)
-
-
-def parse_where(text: str) -> tuple[str, int]:
-    """Return (host, port) of ``PORT`` (loopback) or ``HOST:PORT``; ConfigError for anything else."""
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port[:6]) > 65535 or (":" in text and not host):
-        raise ConfigError(f"metrics address {printable(text)!r}; expected PORT (127.0.0.1) or HOST:PORT")
-    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 class Snapshot:

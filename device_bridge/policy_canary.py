@@ -13,7 +13,7 @@ from pydantic import Field
 
 from adaptsplit.config import Config
 from adaptsplit.device_bridge.policy_reasons import Reason
-from adaptsplit.device_bridge.policy_store import Rates
+from adaptsplit.device_bridge.policy_state import Rates
 
 
 class CanaryLimits(Config):

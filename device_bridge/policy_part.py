@@ -19,15 +19,16 @@ import numpy as np
 from adaptsplit import observation as obs
 from adaptsplit.bundle import Bundle
 from adaptsplit.controller import Controller, Observations
-from adaptsplit.device_bridge.control import PolicyReported, parse_control
+from adaptsplit.device_bridge.control import PolicyReported
 from adaptsplit.device_bridge.decider import Exchanged, runs
 from adaptsplit.device_bridge.describe import describe
 from adaptsplit.device_bridge.parts import QuietPart
 from adaptsplit.device_bridge.policy_canary import Canary, CanaryLimits, Window
 from adaptsplit.device_bridge.policy_reasons import Reason
-from adaptsplit.device_bridge.policy_store import Opened, PolicyStore, Rates
+from adaptsplit.device_bridge.policy_state import Rates
+from adaptsplit.device_bridge.policy_store import Opened, PolicyStore
 from adaptsplit.device_bridge.policy_updater import Candidate, PolicyUpdater
-from adaptsplit.errors import MessageError
+from adaptsplit.device_bridge.topics import CHUNK, DESIRED, REPORTED
 from adaptsplit.outcome import Outcomes
 from adaptsplit.outcome import Path as Route
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("adaptsplit.device")
 
-DESIRED, REPORTED, CHUNK = "policy/desired", "policy/reported", "policy/chunk"
 MAX_JOBS = 32  # messages that wait for the thread: more are dropped, and asked for again
 TICK_S = 0.5
 PROGRESS_S = 2.0
@@ -251,29 +251,3 @@ def learner_folder(base: Path | None, store: PolicyStore, bundle: Bundle) -> Pat
     if base is None or bundle.path.parent != store.slots.folder:
         return base
     return base / bundle.digest[:16]
-
-
-class RefusingPart(QuietPart):
-    """Answers every announcement of a policy with NOT_ENABLED and ``why``: the device cannot take any."""
-
-    name = "policy"
-    leaves: tuple[str, ...] = (DESIRED,)
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-        self._agent: DeviceAgent | None = None
-
-    def started(self, agent: DeviceAgent) -> None:
-        """Begin."""
-        self._agent = agent
-
-    def message(self, leaf: str, payload: bytes, now: float) -> None:
-        """Refuse."""
-        if not payload or self._agent is None:
-            return
-        try:
-            job = str(getattr(parse_control(payload)[1], "job", ""))
-        except MessageError:
-            job = ""
-        reported = PolicyReported(job=job, version=0, status="REJECTED", reason=Reason.NOT_ENABLED, detail=self._why)
-        self._agent.link.tell(REPORTED, reported, retain=True)

@@ -101,6 +101,20 @@ class Rollout:
         begun = [state for state in self.states.values() if state.status != "WAITING"]
         return all(state.status in FINAL for state in begun)
 
+    def left_over(self, waited_s: float) -> list[str]:
+        """Return a line for each device that has not ended after ``waited_s``, with what becomes of it."""
+        lines = []
+        for state in self.states.values():
+            if state.status == "PENDING":
+                lines.append(
+                    f"{state.device} has not answered in {waited_s:g} s; it hears of the update when it is back"
+                )
+            elif state.status == "WAITING":
+                lines.append(f"{state.device} was not told: those that go first have not kept it")
+            elif state.status not in FINAL:
+                lines.append(f"{state.device} is not done after {waited_s:g} s ({state.stage or state.status})")
+        return lines
+
     @property
     def succeeded(self) -> bool:
         """Whether every device runs it."""

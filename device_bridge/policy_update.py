@@ -53,14 +53,20 @@ class Update:
         where = bundle.path / SIGNATURE_FILE
         try:
             signature = read_capped(where, MAX_SIGNATURE_BYTES)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{bundle.path} is not signed; {_sign(bundle)}") from error
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}; sign the bundle: adaptsplit keys sign {bundle.path}") from error
+            raise ConfigError(f"{where}: {error}; {_sign(bundle)}") from error
         if parse_signature(signature, str(where)).statement.manifest != bundle.digest:
-            raise ConfigError(f"{where}: of another bundle; sign it again: adaptsplit keys sign {bundle.path}")
+            raise ConfigError(f"{where}: of another bundle, or of this one before it was changed; {_sign(bundle)}")
         manifest = read_file(bundle.path / MANIFEST_FILE, MAX_MANIFEST_BYTES)
         names = changing(bundle.manifest.files)
         files = {name: read_file(bundle.path / name, entry.bytes) for name, entry in names.items()}
         return cls(signature, manifest, files)
+
+
+def _sign(bundle: Bundle) -> str:
+    return f"sign it: adaptsplit keys sign {bundle.path} --key NAME.key"
 
 
 def changing(files: Mapping[str, FileEntry]) -> dict[str, FileEntry]:

@@ -19,7 +19,8 @@ from adaptsplit.bundle_selftest import FailedSelfTest, self_test
 from adaptsplit.controller import Controller, Observations, State
 from adaptsplit.device_bridge.control import PolicyDesired, PolicyReported, parse_control
 from adaptsplit.device_bridge.policy_reasons import Reason, RefusedUpdate, as_refused
-from adaptsplit.device_bridge.policy_store import PolicyStore, Rates, Result, version_of
+from adaptsplit.device_bridge.policy_state import Rates, Result
+from adaptsplit.device_bridge.policy_store import PolicyStore, version_of
 from adaptsplit.device_bridge.policy_update import check_fits, check_size, split_update
 from adaptsplit.errors import AdaptsplitError, MessageError
 from adaptsplit.guard import BUDGET_SHARE

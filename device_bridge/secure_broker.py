@@ -21,10 +21,12 @@ from adaptsplit.device_bridge.messages import MAX_MESSAGE_BYTES
 from adaptsplit.device_bridge.tls import is_loopback
 from adaptsplit.device_bridge.topics import MAX_TOPIC_CHARS, PREFIX, check_id
 from adaptsplit.errors import ConfigError
+from adaptsplit.files import check_private
 
 PORT = 8883  # IANA: secure-mqtt
 MAX_CONNECTIONS = 8192  # two for each of the edge server's 4096 devices
 MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 4 * MAX_TOPIC_CHARS
+MEMORY_BYTES = 1 << 30  # of the broker's heap: 64 slow clients with full queues (assumption)
 _RUNS_AS = ("mosquitto", "nobody")  # whom Mosquitto, started as root, becomes
 
 
@@ -42,7 +44,7 @@ class Fleet:
         """Read and check a folder; ConfigError names the file and the cure."""
         authority = certs.load_certificate(folder / f"{AUTHORITY}.crt")
         name = certs.fleet_of(authority)
-        certs.check_private(folder / f"{BROKER}.key")
+        check_private(folder / f"{BROKER}.key")
         revoked = {entry.serial_number for entry in certs.load_revoked(folder / f"{AUTHORITY}.crl")}
         holders: dict[str, Holder] = {}
         for path in sorted(folder.glob("*.crt")):
@@ -82,6 +84,7 @@ def write_configuration(fleet: Fleet, folder: Path, host: str, port: int, plain_
     """
     values = {"HOST": host, "PORT": port, "FOLDER": folder, "MAX_CONNECTIONS": MAX_CONNECTIONS}
     values |= {"MAX_MESSAGE_BYTES": MAX_MESSAGE_BYTES, "MAX_PACKET_BYTES": MAX_PACKET_BYTES}
+    values |= {"MEMORY_BYTES": MEMORY_BYTES}
     text = _fill("secure.conf", values)
     if plain_port is not None:
         text += _fill("plain.conf", {"PORT": plain_port})

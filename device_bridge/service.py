@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -88,8 +89,27 @@ def _watchdog_s(environment: Mapping[str, str]) -> float:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, SIGTERM raises KeyboardInterrupt as SIGINT does, so that a start that is broken off is cleaned up, too.
+
+    On other threads than the main one, which signals do not reach, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Within, SIGTERM and SIGINT call ``stop`` in place of ending the process; the main thread only."""
+    """Within, SIGTERM and SIGINT call ``stop`` in place of ending the process; on other threads nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
     try:

@@ -54,6 +54,7 @@ class DeviceSession:
         self._ledger = Ledger(config, grade)
         self._sender = Sender(self._ledger)
         self._frame = 0  # the frame at hand, or the next one
+        self._end: float = math.inf if config.frames is None else config.frames  # the first frame that is not taken up
         self._at_work: Flight | None = None
         self._last_branch = -1
         self._beats: OrderedDict[int, float] = OrderedDict()
@@ -135,6 +136,10 @@ class DeviceSession:
             if online is False:
                 self._sender.abandon(now)
         return self._ledger.flush()
+
+    def drain(self) -> None:
+        """Take up no further frame; ``done`` once the one at work and those under way have ended."""
+        self._end = min(self._end, self._frame + (self._at_work is not None))
 
     def finish(self, now: float) -> list[Action]:
         """End the session: whatever has arrived and is still open gets its record."""
@@ -243,7 +248,7 @@ class DeviceSession:
     # ---- the device ----
 
     def _ended(self) -> bool:
-        return self.config.frames is not None and self._frame >= self.config.frames
+        return self._frame >= self._end
 
     def _take_up(self, now: float) -> None:
         arrived = self._frame / self.config.fps
@@ -275,9 +280,8 @@ class DeviceSession:
         """Go to the freshest frame; what was overtaken or has waited past its deadline is a miss."""
         self._at_work = None
         c, frame = self.config, self._frame
-        end = math.inf if c.frames is None else c.frames
-        freshest = max(frame + 1, int(min(math.floor(free * c.fps + 1e-9), end)))
-        if freshest < end and free - freshest / c.fps > c.deadline_s:
+        freshest = max(frame + 1, int(min(math.floor(free * c.fps + 1e-9), self._end)))
+        if freshest < self._end and free - freshest / c.fps > c.deadline_s:
             freshest += 1
         for skipped in range(frame + 1, freshest):
             self.counts["overtaken"] += 1

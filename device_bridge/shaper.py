@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptsplit.device_bridge.process import announce, run_main
-from adaptsplit.errors import LinkError
+from adaptsplit.errors import NPZ_FAULTS, LinkError
 from adaptsplit.links import LinkClock, LinkTrace
 
 READ_BYTES = 4096
@@ -63,11 +63,11 @@ def save_trace(trace: LinkTrace, path: Path) -> None:
 def load_trace(path: Path) -> LinkTrace:
     """Inverse of ``save_trace``; LinkError when the file is not one."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             signal = data["signal_dbm"] if data["signal_dbm"].size else None
             arrays = (data["capacity_bps"], data["rtt_s"], data["loss"])
             return LinkTrace(str(data["name"]), str(data["family"]), float(data["dt_s"]), *arrays, signal)
-    except (OSError, ValueError, KeyError) as error:
+    except (*NPZ_FAULTS, KeyError, TypeError) as error:
         raise LinkError(f"{path}: not a saved trace ({error}); write it with save_trace") from error
 
 

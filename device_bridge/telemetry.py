@@ -20,6 +20,9 @@ from typing import NamedTuple, Protocol
 from adaptsplit.config import printable
 from adaptsplit.errors import ConfigError
 
+_MODEL = 'expected such as {"capacity_j": 3600, "start": 1.0, "base_w": 2.5, "dt_s": 1.0, "signal_dbm": [-80, -82]}'
+MIN_DT_S = 1e-6  # between two samples of a signal; no radio gives them faster
+
 
 class Reading(NamedTuple):
     """What is known now, NaN for the rest: charge 0..1, load by other work 0..1, degrees Celsius, dBm."""
@@ -101,9 +104,12 @@ class Telemetry:
             if not isinstance(value, dict):
                 raise TypeError(f"{type(value).__name__} in place of an object")
             numbers = {name: float(v) for name, v in value.items() if name != "signal_dbm"}
-            return cls(**numbers, signal_dbm=[float(v) for v in value["signal_dbm"]])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: not a telemetry model ({error!r})") from error
+            found = cls(**numbers, signal_dbm=[float(v) for v in value["signal_dbm"]])
+            if not (found.dt_s >= MIN_DT_S and found.capacity_j != 0.0 and math.isfinite(found.dt_s + found.offset_s)):
+                raise ValueError(f"dt_s {found.dt_s:g}, offset_s {found.offset_s:g}, capacity_j {found.capacity_j:g}")
+            return found
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ConfigError(printable(f"{path}: not a telemetry model ({str(error)[:200]}); {_MODEL}")) from error
 
 
 def state_fields(reading: Reading, details: Mapping[str, float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptsplit.errors import ConfigError
+from adaptsplit.files import check_private
 
 if TYPE_CHECKING:
     from adaptsplit.device_bridge.transport import BrokerAddress
@@ -80,8 +81,6 @@ def client_context(ca: Path | None, cert: Path | None, key: Path | None) -> TlsC
     else:
         _load(ca, lambda: context.load_verify_locations(ca))
     if cert is not None and key is not None:
-        from adaptsplit.device_bridge.certificates import check_private
-
         check_private(key)
         _load(cert, lambda: context.load_cert_chain(cert, key, password=lambda: b""))  # else it asks at a terminal
     return context

@@ -41,6 +41,8 @@ class Leaf:
     schema: str = ""
 
 
+DESIRED, REPORTED, CHUNK = "policy/desired", "policy/reported", "policy/chunk"
+
 LEAVES = (
     Leaf("up", "device", 0, False),
     Leaf("down", "edge", 0, False),
@@ -53,9 +55,9 @@ LEAVES = (
     Leaf("event", "device", 1, False, "adaptsplit.event"),
     Leaf("cmd/+", "operator", 1, False, "adaptsplit.command"),
     Leaf("cmd/+/reply", "device", 1, False, "adaptsplit.reply"),
-    Leaf("policy/desired", "operator", 1, True, "adaptsplit.policy-desired"),
-    Leaf("policy/reported", "device", 1, True, "adaptsplit.policy-reported"),
-    Leaf("policy/chunk/+/+", "operator", 1, False),
+    Leaf(DESIRED, "operator", 1, True, "adaptsplit.policy-desired"),
+    Leaf(REPORTED, "device", 1, True, "adaptsplit.policy-reported"),
+    Leaf(f"{CHUNK}/+/+", "operator", 1, False),
     Leaf("observe", "device", 0, False),
     Leaf("advice", "service", 0, False),
 )

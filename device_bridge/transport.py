@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,16 +51,17 @@ class BrokerAddress:
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
         """Parse a URL; ConfigError says what was expected."""
-        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        said = _LOGIN.sub("//***@", url)
         try:
+            parts = urlsplit(url if "://" in url else f"mqtt://{url}")
             port = parts.port
         except ValueError as error:
-            raise ConfigError(f"broker {url!r}: {error}; expected mqtt://HOST:PORT") from error
+            raise ConfigError(f"broker {said!r}: {error}; expected mqtt://HOST:PORT") from error
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-            raise ConfigError(f"broker {url!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
+            raise ConfigError(f"broker {said!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
         tls = parts.scheme == "mqtts"
         user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
-        options = _query(url, parts.query)
+        options = _query(said, parts.query)
         ca, cert, key = (Path(options[name]) if name in options else None for name in _FILES)
         port = port or (8883 if tls else 1883)
         return cls(parts.hostname, port, user, password, tls, ca, cert, key, "insecure" in options)
@@ -74,8 +76,14 @@ class BrokerAddress:
         scheme = "mqtts" if self.tls else "mqtt"
         return f"{scheme}://{login}{'@' if login else ''}{host}:{self.port}{'?' if query else ''}{query}"
 
+    @property
+    def shown(self) -> str:
+        """Where it is, for messages: without user, password and files."""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+
 
 _FILES = ("ca", "cert", "key")
+_LOGIN = re.compile(r"//[^/]*@")  # what no error may show
 
 
 def _query(url: str, query: str) -> dict[str, str]:
@@ -100,9 +108,13 @@ def secured(url: str, ca: Path | None, cert: Path | None, key: Path | None, inse
 def no_connection(broker: BrokerAddress, why: str, closed_early: bool) -> str:
     """Return what to say when there is no connection: ``why`` if it is known, and the cure."""
     port = broker.port
-    where = f"{'mqtts' if broker.tls else 'mqtt'}://{broker.host}:{port}"
+    where = broker.shown
     if why:
         return f"no MQTT connection to {where}: {why}; check the broker's name, --ca, --cert and --key, and the clock"
+    if closed_early and not broker.tls:
+        return (
+            f"{where} closes the connection; does it want TLS (mqtts://{broker.host}:{port} and --ca, --cert, --key)?"
+        )
     if closed_early:
         return f"{where} closes the connection; does it take this client's certificate, and speak MQTT and TLS there?"
     secure = "--secure DIR " if broker.tls else ""

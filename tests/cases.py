@@ -1,11 +1,13 @@
-"""Cases that several test files share: a small decision space, its profile summary, and single observations."""
+"""Cases that several test files share: a small decision space and its summary, observations, maps, a command line."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import ControllerContext
@@ -75,3 +77,33 @@ def observed(context: ControllerContext, **given: float) -> NDArray[np.float32]:
     for name, value in given.items():
         out[0, obs.index(name)] = obs.scaled(name, value)
     return out
+
+
+def smooth(channels: int, height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return (C, H, W) smooth waves with noise, rectified like the maps of a network with ReLU."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = rng.uniform(1, 6, (channels, 2, 1, 1))
+    values = np.sin(waves[:, 0] * y + waves[:, 1] * x + rng.uniform(0, 6, (channels, 1, 1)))
+    values += rng.normal(0, 0.1, values.shape)
+    return np.asarray(values.clip(0, None), dtype=np.float32)
+
+
+SMALL_SCENARIO = {
+    "fps": 10,
+    "deadline_s": 0.25,
+    "episode_s": 2,
+    "device": {"compute": "raspberry-pi-3b-plus", "radio": "lte", "battery_wh": 50},
+    "priors": {"goodput_bps": 1.5e6, "rtt_s": 0.07, "server_s": 0.01},
+    "objective": {"quality": 1.0, "energy_per_j": 0.3, "bytes_per_kib": 0.002},
+}
+"""A slow board over LTE, for two seconds; wants a name, a description, a profile, frames and links."""
+
+
+def command(*arguments: str | Path) -> str:
+    """Run ``adaptsplit ARGUMENTS`` in this process and return what it prints; its exit code must be 0."""
+    from adaptsplit.cli import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout

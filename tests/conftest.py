@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from adaptsplit.signing_keys import PrivateKey
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
+    """Return a new key that signs bundles."""
+    from adaptsplit.signing_keys import load_private, make_keys
+
+    return load_private(make_keys(tmp_path_factory.mktemp("keys"), "k")[0])
 
 
 @pytest.fixture(scope="session")

@@ -26,12 +26,12 @@ from adaptsplit.device_bridge.commands import Commands
 from adaptsplit.device_bridge.control import Command
 from adaptsplit.device_bridge.device_options import DeviceOptions
 from adaptsplit.device_bridge.live import LiveSetup
-from adaptsplit.device_bridge.livelog import RecordedRun
 from adaptsplit.device_bridge.operator import Operator
 from adaptsplit.device_bridge.parts import QuietPart
 from adaptsplit.device_bridge.transport import BrokerAddress
 from adaptsplit.errors import AdaptsplitError
 from adaptsplit.frames import open_frames
+from adaptsplit.recorded_run import RecordedRun
 
 COMMAND_S = 0.2
 TTL_S = 2.0

@@ -17,7 +17,7 @@ from adaptsplit.agents import PolicyNet, save_policy
 from adaptsplit.bundle import Bundle, export_bundle, load_bundle
 from adaptsplit.bundle_sign import sign_bundle
 from adaptsplit.device_bridge.control import PolicyDesired, PolicyReported, build_control
-from adaptsplit.device_bridge.policy_store import Rates
+from adaptsplit.device_bridge.policy_state import Rates
 from adaptsplit.device_bridge.policy_update import CHUNK_BYTES, Update
 from adaptsplit.device_bridge.policy_updater import Candidate
 from adaptsplit.scenario import load_scenario

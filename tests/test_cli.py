@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ pytestmark = pytest.mark.timeout(300)
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "adaptsplit.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=280)
+
+
+def test_it_tells_its_version() -> None:
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        expected = tomllib.load(file)["project"]["version"]
+    assert run("--version").stdout.startswith(f"adaptsplit {expected}, Python 3.")
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import smooth
 from numpy.typing import NDArray
 
 from adaptsplit.codecs import (
@@ -37,16 +38,6 @@ FAST_NAMES = [f"q{bits}{scope}-fast" for bits in BITS for scope in "tc"]
 NAMES = CONTEXT_NAMES + FAST_NAMES
 MUTATIONS = 100_000 if os.environ.get("ADAPTSPLIT_FUZZ") == "full" else 2_000
 needs_numba = pytest.mark.skipif(not is_compiled(), reason="numba is not installed: encoding takes the fast path")
-
-
-def smooth(channels: int, height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
-    """Smooth waves with noise, rectified like the maps of a network with ReLU."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = rng.uniform(1, 6, (channels, 2, 1, 1))
-    values = np.sin(waves[:, 0] * y + waves[:, 1] * x + rng.uniform(0, 6, (channels, 1, 1)))
-    values += rng.normal(0, 0.1, values.shape)
-    return np.asarray(values.clip(0, None), dtype=np.float32)
 
 
 def quantised(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import smooth
 from numpy.typing import NDArray
 
 from adaptsplit import fuzzing as fz
@@ -47,16 +48,6 @@ from adaptsplit.codecs.static_rans import (
 from adaptsplit.errors import CodecError
 
 PLAIN = (False, True) if is_compiled() else (False,)
-
-
-def smooth(channels: int, height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
-    """Smooth waves with noise, rectified like the maps of a network with ReLU."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = rng.uniform(1, 6, (channels, 2, 1, 1))
-    values = np.sin(waves[:, 0] * y + waves[:, 1] * x + rng.uniform(0, 6, (channels, 1, 1)))
-    values += rng.normal(0, 0.1, values.shape)
-    return np.asarray(values.clip(0, None), dtype=np.float32)
 
 
 PRIOR = register_prior(fit_prior(np.stack([smooth(3, 5, 4, seed) for seed in range(8)])))

@@ -13,6 +13,7 @@ from adaptsplit.agents import make_controller
 from adaptsplit.config import read_yaml
 from adaptsplit.envs import build_world, episode_seeds, run_episodes
 from adaptsplit.errors import AdaptsplitError
+from adaptsplit.evaluation import grid
 from adaptsplit.evaluation.analysis import Results
 from adaptsplit.evaluation.entrants import Entrant
 from adaptsplit.evaluation.evaluate import evaluate
@@ -78,6 +79,19 @@ def test_batched_grid_equals_one_controller_alone(scenario: Scenario) -> None:
         alone = run_episodes(world, make_controller(f"static:{scenario.space.name(row)}", scenario), seeds)
         for field in ("path", "quality", "sent_bytes", "answer_latency_s"):
             np.testing.assert_array_equal(found[field], alone[field])
+
+
+def test_rewards_of_all_static_decisions_are_those_of_each_alone(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, seeds = build_world(scenario, "test"), episode_seeds(3, 2, "test")
+    monkeypatch.setattr(grid, "BATCH", 10)  # five decisions at a time: the last block is not full
+    assert len(scenario.space.table) % 5
+    rewards = grid.static_rewards(world, scenario.space, scenario.objective, seeds)
+    assert rewards.shape == (len(scenario.space.table), 2)
+    for k in (0, 4, 5, len(rewards) - 1):
+        alone = run_static(world, scenario.space.table[k : k + 1], seeds)[0]
+        np.testing.assert_allclose(rewards[k], scenario.objective.reward(alone).mean(axis=1), rtol=1e-12)
 
 
 def test_knobs_and_timeline(results: Results, scenario: Scenario) -> None:

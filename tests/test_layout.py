@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from adaptsplit.bundle import export_bundle
+from adaptsplit.scenario import load_scenario
+
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"envs", "agents", "device_bridge"}
 HEAVY = {
@@ -26,7 +29,10 @@ HEAVY = {
     "ray",
 }
 LAYERS = [
-    {"decision", "observation", "outcome", "estimators", "controller", "errors", "registry", "config", "files", "npz"},
+    {
+        *("decision", "observation", "outcome", "estimators", "controller", "errors", "registry", "config", "files"),
+        *("npz", "recorded_run", "yaml_text"),
+    },
     {"codecs", "runtime", "links", "devices", "frames"},
     {"models", "profiles"},
     {"objective", "scenario"},
@@ -123,6 +129,32 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+NOT_ON_A_DEVICE = {
+    *("typer", "rich", "yaml", "PIL", "cryptography", "scipy", "pandas", "asyncio", "unittest", "pytest"),
+    *("cv2", "psutil", "prometheus_client", "pymavlink"),  # extras, by the options that need them
+}
+MAX_DEVICE_MIB = 80  # a policy, numpy, onnxruntime and paho; measured: 75 (x86-64, Python 3.11)
+DEVICE_STARTS = """
+import sys, adaptsplit.device_bridge.device
+from adaptsplit.bundle import load_bundle
+bundle = load_bundle(sys.argv[1])
+bundle.build(["bundle"], 50, guard=True)
+print(" ".join(sorted(set(name.split(".")[0] for name in sys.modules))))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+def test_a_device_starts_with_what_it_runs_and_no_more(tmp_path: Path) -> None:
+    """A device that is given a bundle with a rule, unsigned, and has neither TLS nor a camera of its own."""
+    bundle = export_bundle("deadline", load_scenario("flight-lte"), tmp_path / "bundle").path
+    command = [sys.executable, "-c", DEVICE_STARTS, str(bundle)]
+    modules, resident = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert not (HEAVY | NOT_ON_A_DEVICE) & set(modules.split())
+    assert {"numpy", "onnxruntime", "paho"} <= set(modules.split())
+    assert int(resident) / 1024 <= MAX_DEVICE_MIB
 
 
 def test_generated_documentation_is_current() -> None:

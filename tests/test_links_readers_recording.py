@@ -147,14 +147,14 @@ def test_archives_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as packed:
         packed.writestr("a.csv", rows(1))
-    nested = archive(a_csv=gzip.compress(gzip.compress(rows(1))))
+    nested = archive(a_csv=gzip.compress(gzip.compress(rows(1), mtime=0), mtime=0))  # the time may be a newline
     for content, words in (
         (buffer.getvalue(), "packed by method 14; pack it by deflate"),
         (archive(), "cannot be read|none of the known"),
         (archive(_x=b"1"), "holds no table"),
         (gzip.compress(rows(1))[:-6], "damaged or not supported"),
         (archive(a_csv=rows(1))[:-30], "damaged or not supported"),
-        (nested, "not text in UTF-8|none of the known"),
+        (nested, "not text in UTF-8"),
     ):
         path.write_bytes(content)
         with pytest.raises(LinkError, match=words):

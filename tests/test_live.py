@@ -30,7 +30,7 @@ from adaptsplit.decision import BranchSpec
 from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto, free_port
 from adaptsplit.device_bridge.control import Connection, build_control
 from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, LiveSetup, run_live
-from adaptsplit.device_bridge.livelog import LiveLog, read_live_log
+from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Result, Status
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.shaper import Shaper, load_trace, save_trace
@@ -43,6 +43,7 @@ from adaptsplit.links import LinkClock, LinkTrace
 from adaptsplit.outcome import Path as Route
 from adaptsplit.outcome import empty
 from adaptsplit.profiles import FrameSpec, measure
+from adaptsplit.recorded_run import read_live_log
 from adaptsplit.scenario import load_scenario
 
 BRANCHES = (

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from adaptsplit.bundle import Bundle, export_bundle
-from adaptsplit.device_bridge.livelog import RecordedRun
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.evaluation.live import compare_live
 from adaptsplit.evaluation.live_ab import METRICS, Flown, LiveAb, compare_cells, live_ab, rotated
 from adaptsplit.evaluation.report_live import ab_page, ab_rows, write_ab_page
 from adaptsplit.outcome import Outcomes, empty
 from adaptsplit.outcome import Path as Route
+from adaptsplit.recorded_run import RecordedRun
 from adaptsplit.scenario import load_scenario
 
 NAMES = ("learned", "static:a", "static:b")

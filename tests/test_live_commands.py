@@ -15,6 +15,7 @@ import pytest
 from cases import SPACE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_cases import BIRTH
 from typer.testing import CliRunner
 
 from adaptsplit.cli import app
@@ -43,19 +44,6 @@ from adaptsplit.outcome import empty
 
 LIFE, OTHER = "a" * 32, "b" * 32
 NOW = 1_800_000_000.0  # UTC, s
-
-
-BIRTH = Birth(
-    library="0",
-    bundle="b",
-    controllers=["c"],
-    observation="o",
-    branches=[],
-    classes=[],
-    fps=1,
-    deadline_s=1,
-    window=1,
-)
 
 
 def wrapped(content: Command | CommandReply, seq: int = 1) -> bytes:

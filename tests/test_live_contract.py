@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 import sys
@@ -11,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import jsonschema
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from live_cases import BIRTH, live_parts
 from paho.mqtt.enums import CallbackAPIVersion
 
 import adaptsplit.device_bridge as bridge
@@ -26,7 +25,7 @@ from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto
 from adaptsplit.device_bridge.conformance import Listener, examine, judge, record
 from adaptsplit.device_bridge.conformance_checks import CHECKS
 from adaptsplit.device_bridge.conformance_probes import PretendedDevice
-from adaptsplit.device_bridge.conformance_record import Heard, Item, Record
+from adaptsplit.device_bridge.conformance_record import Heard, Item, Record, parsed
 from adaptsplit.device_bridge.contract import RULES
 from adaptsplit.device_bridge.control import (
     MAX_CONTROL_BYTES,
@@ -35,21 +34,24 @@ from adaptsplit.device_bridge.control import (
     CommandReply,
     Connection,
     DecisionCounts,
+    EdgeState,
     Event,
     State,
     build_control,
     parse_control,
 )
 from adaptsplit.device_bridge.device_link import DeviceLink, Edges, EdgeSeen, Incoming, PartMessage, Twin
+from adaptsplit.device_bridge.edge_link import EdgeLink
 from adaptsplit.device_bridge.edge_session import EdgeSession, Reply, Work
 from adaptsplit.device_bridge.fleet_view import FleetView
 from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, LiveSetup, run_live
 from adaptsplit.device_bridge.messages import Ack, FrameMessage, Heartbeat, Result, Status
 from adaptsplit.device_bridge.mqtt import MqttTransport
-from adaptsplit.device_bridge.process import new_session
+from adaptsplit.device_bridge.process import Child, new_session
 from adaptsplit.device_bridge.topics import EDGE_LEAVES, LEAVES, PREFIX, DeviceTopics, edge_connection, leaf_of
 from adaptsplit.device_bridge.transport import BrokerAddress, Extras
 from adaptsplit.errors import CodecError, MessageError, RunError
+from adaptsplit.recorded_run import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 FLEET = "default"
@@ -58,17 +60,6 @@ BACKENDS = [
     pytest.param("mosquitto", marks=pytest.mark.skipif(not find_mosquitto(), reason="Mosquitto is not installed")),
     "amqtt",
 ]
-BIRTH = Birth(
-    library="0",
-    bundle="b",
-    controllers=["c"],
-    observation="o",
-    branches=["b"],
-    classes=["k"],
-    fps=1,
-    deadline_s=1,
-    window=2,
-)
 HELD: dict[str, list[str]] = {}
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -96,16 +87,6 @@ def until(done: Callable[[], bool], timeout_s: float = 8.0) -> bool:
 
 
 # ---- one live run, heard from outside ------------------------------------------------------------------------------
-
-
-def live_parts() -> ModuleType:
-    """The tiny model of tests/test_live.py."""
-    spec = importlib.util.spec_from_file_location("live_parts", Path(__file__).with_name("test_live.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 bundle = live_parts().bundle
@@ -194,6 +175,21 @@ def envelope(content: Any, seq: int = 1, session: bytes = bytes(16)) -> bytes:
 
 
 BROKEN = Connection(state="CONNECTION_BROKEN")
+
+
+def broken_for_good(found: Record) -> Record:
+    """A last will of the device comes at the start, and it never says ONLINE."""
+    will = Heard(found.heard[0].at, DEVICE.leaf("connection"), envelope(BROKEN, 0), 1)
+    return replace(found, heard=(will, *(i.heard for i in found.items if i.content != Connection(state="ONLINE"))))
+
+
+def two_states_at_once(found: Record) -> Record:
+    """The second state of the run comes 10 ms after the first."""
+    first = next(item.envelope for item in found.items if of(State)(item))
+    assert first is not None
+    return edit(found, of(State), json_with(mono=first.mono + 10.0), skip=1)
+
+
 DOCTORED: dict[str, Callable[[Record], Record]] = {
     "AS-001": lambda r: add(r, DEVICE.leaf("other"), b"x"),
     "AS-002": lambda r: add(r, DEVICE.leaf("a/b/c/d/e"), b"x"),
@@ -211,7 +207,8 @@ DOCTORED: dict[str, Callable[[Record], Record]] = {
     "AS-021": lambda r: replace(r, heard=tuple(i.heard for i in r.items if not isinstance(i.content, Birth))),
     "AS-022": lambda r: again(r, State),
     "AS-024": lambda r: edit(r, of(Birth), json_with(session="0" * 32)),
-    "AS-030": lambda r: edit(r, of(State), lambda one: json_with(mono=json.loads(one.payload)["mono"] + 450.0)(one)),
+    "AS-025": broken_for_good,
+    "AS-030": two_states_at_once,
     "AS-032": lambda r: edit(r, of(DecisionCounts), json_with(data={"frames": 7777})),
     "AS-033": lambda r: edit(r, of(Heartbeat, reply=True), gone),
     "AS-040": lambda r: edit(r, of(FrameMessage), lambda one: replace(one, payload=one.payload[:20] + b"!" * 20)),
@@ -369,6 +366,15 @@ def topics(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> DeviceTopi
     return DeviceTopics(FLEET, re.sub("[^a-z0-9]", "-", request.node.name)[-60:].strip("-_"))
 
 
+def break_off(transport: MqttTransport) -> None:
+    """End a connection as a crash would."""
+    lane = transport._client.lane
+    assert lane is not None
+    transport._closing.set()
+    lane.raw.shutdown(2)
+    transport.close()
+
+
 class Ends:
     """A device's connections, what it is told, and what the broker delivers of it to others."""
 
@@ -382,9 +388,7 @@ class Ends:
     def cut(self) -> None:
         """End the connections as a crash would."""
         for transport in (self.link._control, self.link._data):
-            transport._closing.set()
-            transport._client.lane.raw.shutdown(2)
-            transport.close()
+            break_off(transport)
 
 
 def said(listener: Listener, topics: DeviceTopics, leaf: str = "connection") -> list[tuple[str, str, int]]:
@@ -432,6 +436,151 @@ def test_a_late_will_is_put_right_and_a_twin_is_told_of(broker: EmbeddedBroker, 
     new.link.close()
     for one in (late, listener):
         one.close()
+
+
+@holds("AS-025")
+def test_a_late_will_of_an_earlier_connection_is_put_right_too(broker: EmbeddedBroker, topics: DeviceTopics) -> None:
+    """A device hears a will of its own session: of a connection that it has lost and replaced."""
+    listener = Listener(BrokerAddress.parse(broker.url), FLEET)
+    one = Ends(broker, topics)
+    assert until(lambda: len(said(listener, topics)) == 1)
+    listener.link.publish(topics.leaf("connection"), envelope(BROKEN, 0, one.session), qos=1, retain=True)
+    assert until(lambda: [state for state, _, _ in said(listener, topics)][1:] == ["CONNECTION_BROKEN", "ONLINE"])
+    assert not any(isinstance(event, Twin) for event in one.told)
+    one.link.close()
+    listener.close()
+
+
+@holds("AS-025", "AS-022")
+@pytest.mark.parametrize("earlier", ["life", "connection"])
+def test_an_edge_server_puts_a_late_will_right(broker: EmbeddedBroker, earlier: str) -> None:
+    """Also when two of one id are there (they do not wake each other for ever); not once it has said OFFLINE."""
+    address, name = BrokerAddress.parse(broker.url), f"edge-{broker.backend}-{earlier}"
+    topic, heard = edge_connection(FLEET, name), []
+
+    def listen(where: str, payload: bytes) -> None:
+        if payload:
+            envelope, content = parse_control(payload)
+            heard.append((getattr(content, "state", ""), envelope.session))
+
+    watch = MqttTransport(address, f"watch-{name}", [topic], listen, live=[topic])
+    watch.wait_connected(8.0)
+    link = EdgeLink(address, FLEET, name, lambda where, payload: None)
+    link.wait_connected(8.0)
+    mine = link._voice.session
+    assert until(lambda: heard[-1:] == [("ONLINE", mine.hex())])
+    heard.clear()
+    watch.publish(topic, envelope(BROKEN, 0, mine if earlier == "connection" else bytes(16)), qos=1, retain=True)
+    assert until(lambda: [state for state, _ in heard] == ["CONNECTION_BROKEN", "ONLINE"])
+    assert link.counts()["control"]["late_wills"] == 1
+    twin = EdgeLink(address, FLEET, name, lambda where, payload: None)
+    twin.wait_connected(8.0)
+    assert until(lambda: link.counts()["control"].get("twins", 0) > 0)
+    time.sleep(0.3)
+    before = len(heard)
+    twin.offline()
+    assert until(lambda: heard[before:] == [("OFFLINE", twin._voice.session.hex()), ("ONLINE", mine.hex())])
+    twin.close()
+    link.offline()
+    assert until(lambda: heard[-1] == ("OFFLINE", mine.hex()))
+    watch.publish(topic, envelope(BROKEN, 0), qos=1, retain=True)
+    assert until(lambda: heard[-1][0] == "CONNECTION_BROKEN")
+    time.sleep(0.3)
+    assert heard[-1][0] == "CONNECTION_BROKEN", "it has said OFFLINE for good"
+    link.close()
+    watch.publish(topic, b"", qos=1, retain=True)  # the broker is shared
+    watch.close()
+
+
+@holds("AS-026")
+def test_of_twins_the_last_to_say_online_counts_and_the_other_is_told_of() -> None:
+    view, one, two = FleetView(FLEET), b"1" * 16, b"2" * 16
+    connection = DEVICE.leaf("connection")
+    view.heard(connection, envelope(Connection(state="ONLINE"), 1, one), 0.0)
+    view.heard(DEVICE.leaf("birth"), envelope(BIRTH, 1, one), 0.0)
+    view.heard(connection, envelope(Connection(state="ONLINE"), 1, two), 1.0)
+    view.heard(DEVICE.leaf("birth"), envelope(BIRTH, 1, two), 1.0)
+    member = view.members["device-1"]
+    for seq in range(1, 4):
+        assert view.heard(DEVICE.leaf("state"), envelope(STATE, seq, one), 10.0 * seq) == ()
+        view.heard(DEVICE.leaf("state"), envelope(STATE, seq, two), 10.0 * seq)
+    view.heard(DEVICE.leaf("event"), envelope(Event(kind="twin", detail="another"), 1, one), 40.0)
+    view.heard(connection, envelope(Connection(state="OFFLINE"), 2, one), 41.0)
+    assert (member.life, member.connection, member.gaps) == (two.hex(), "ONLINE", 0)
+    assert view.counts["other_life"] == 5
+    assert "device-1: twin another" in view.news
+    view.heard(connection, envelope(Connection(state="OFFLINE"), 2, two), 42.0)
+    view.heard(connection, envelope(Connection(state="ONLINE"), 3, one), 43.0)
+    assert (member.life, member.connection) == (one.hex(), "ONLINE")
+
+
+@holds("AS-027")
+def test_a_device_that_is_told_to_end_ends_in_good_order(bundle: Bundle, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a flight: no frame without a record, none taken up later, OFFLINE, the summary."""
+    with LiveSetup(bundle, None, tmp_path, LiveOptions(state_s=0.5)) as setup:
+        listener = Listener(BrokerAddress.parse(setup.broker.url), FLEET)
+        with setup.device(LiveFrames(count=2000), ["bundle"]) as device:
+            assert until(lambda: any(one.topic == DEVICE.leaf("state") for one in listener.heard()))
+            device.process.terminate()
+            began = time.monotonic()
+            summary = device.read(20.0)
+            assert device.process.wait(20.0) == 0
+            took = time.monotonic() - began
+        assert until(lambda: said(listener, DEVICE)[-1][0] == "OFFLINE")
+        heard = listener.close()
+    assert took < 15.0, "3 s, and a busy machine"
+    assert [state for state, _, _ in said(listener, DEVICE)] == ["ONLINE", "OFFLINE"]
+    events = [item.content for item in (parsed(FLEET, one) for one in heard) if isinstance(item.content, Event)]
+    assert events[-1].kind == "draining"
+    records = read_run(tmp_path / "live.jsonl").records
+    assert records["frame"].tolist() == list(range(len(records)))
+    assert summary["frames"] == len(records) < 2000
+    assert np.isfinite(records["remote_latency_s"][records["sent_bytes"] > 0][-3:]).all(), "what was sent was awaited"
+
+
+@holds("AS-027")
+def test_a_device_that_is_told_to_end_before_its_flight_says_offline(bundle: Bundle, tmp_path: Path) -> None:
+    """It waits for an edge server, and there is none."""
+    with EmbeddedBroker() as broker:
+        listener = Listener(BrokerAddress.parse(broker.url), FLEET)
+        arguments = ["--bundle", str(bundle.path), "--broker", broker.url, "--edge-wait-s", "300"]
+        with Child("device", arguments, tmp_path / "device.log") as device:
+            assert until(lambda: bool(said(listener, DEVICE)), 60.0)
+            device.process.terminate()
+            assert device.process.wait(20.0) == 0
+        assert until(lambda: [state for state, _, _ in said(listener, DEVICE)] == ["ONLINE", "OFFLINE"])
+        listener.close()
+
+
+@holds("AS-027")
+def test_an_edge_server_that_is_told_to_end_says_offline(bundle: Bundle, tmp_path: Path) -> None:
+    with LiveSetup(bundle, None, tmp_path, LiveOptions()) as setup:
+        topic, states = edge_connection(FLEET, "edge-1"), []
+        watch = MqttTransport(
+            BrokerAddress.parse(setup.broker.url), "w", [topic], lambda where, payload: states.append(payload)
+        )
+        watch.wait_connected(8.0)
+        assert setup.edge is not None
+        setup.edge.process.terminate()
+        assert setup.edge.process.wait(20.0) == 0
+        assert until(lambda: parse_control(states[-1])[1] == Connection(state="OFFLINE"))
+        watch.close()
+
+
+@holds("AS-027", "AS-030")
+def test_a_fleet_shows_who_is_draining() -> None:
+    view, topic = FleetView(FLEET), f"{PREFIX}/{FLEET}/_edge/e"
+    assert f"{PREFIX}/{FLEET}/_edge/+/state" in view.filters
+    for start in (DEVICE.leaf("connection"), f"{topic}/connection"):
+        view.heard(start, envelope(Connection(state="ONLINE")), 0.0)
+    (device,), (edge,) = view.devices, view.edges
+    assert (device.presence, edge.presence) == ("ONLINE", "ONLINE")
+    view.heard(DEVICE.leaf("state"), envelope(STATE.model_copy(update={"draining": True})), 1.0)
+    view.heard(f"{topic}/state", envelope(EdgeState(queues={}, counts={}, draining=True)), 1.0)
+    assert (device.presence, edge.presence) == ("DRAINING", "DRAINING")
+    assert view.heard(f"{topic}/state", envelope(EdgeState(queues={}, counts={}), seq=9), 99.0) == (), "no rebirth"
+    view.heard(DEVICE.leaf("connection"), envelope(Connection(state="OFFLINE"), 2), 2.0)
+    assert device.presence == "OFFLINE"
 
 
 @holds("AS-023")
@@ -666,9 +815,7 @@ def test_nothing_that_was_said_while_away_comes_later(broker: EmbeddedBroker, to
         return link
 
     speaker, first = connected("speaker"), connected("same-id")
-    first._closing.set()
-    first._client.lane.raw.shutdown(2)
-    first.close()
+    break_off(first)
     got.clear()
     speaker.publish(topic, b"while away", qos=1)
     assert until(lambda: got == [b"while away"]), "the speaker hears itself"

@@ -21,8 +21,8 @@ from killing import TTL_S, Death, Story, Watch, clock, flying, tell
 from adaptsplit.bundle import Bundle, export_bundle
 from adaptsplit.device_bridge.agent import DeviceAgent
 from adaptsplit.device_bridge.live import LiveOptions, LiveSetup
-from adaptsplit.device_bridge.livelog import RecordedRun, read_run
 from adaptsplit.outcome import Path as Route
+from adaptsplit.recorded_run import RecordedRun, read_run
 from adaptsplit.scenario import load_scenario
 
 LONG = os.environ.get("ADAPTSPLIT_SOAK") == "1"

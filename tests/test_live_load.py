@@ -28,7 +28,7 @@ from adaptsplit.decision import Decision
 from adaptsplit.device_bridge.actions import SessionConfig
 from adaptsplit.device_bridge.broker import EmbeddedBroker
 from adaptsplit.device_bridge.edge_load import LightDevice, fly_all
-from adaptsplit.device_bridge.edge_tail import model_id
+from adaptsplit.device_bridge.messages import model_id
 from adaptsplit.device_bridge.process import Child
 from adaptsplit.outcome import Path as Route
 from adaptsplit.runtime import ModelFolder

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from adaptsplit.agents.training import train
 from adaptsplit.bundle import Bundle, export_bundle
 from adaptsplit.device_bridge.live import LiveOptions, LiveSetup
-from adaptsplit.device_bridge.livelog import RecordedRun, read_run
 from adaptsplit.device_bridge.process import _read_line
 from adaptsplit.outcome import Path as Route
+from adaptsplit.recorded_run import RecordedRun, read_run
 from adaptsplit.scenario import load_scenario
 
 LONG = os.environ.get("ADAPTSPLIT_SOAK") == "1"

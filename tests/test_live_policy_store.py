@@ -37,7 +37,8 @@ from adaptsplit.device_bridge import policy_slots, policy_store
 from adaptsplit.device_bridge.control import MAX_CONTROL_BYTES, PolicyDesired
 from adaptsplit.device_bridge.policy_device import PolicySource, start_policy
 from adaptsplit.device_bridge.policy_reasons import Reason
-from adaptsplit.device_bridge.policy_store import MAX_ATTEMPTS, Opened, PolicyStore, Rates, version_of
+from adaptsplit.device_bridge.policy_state import Rates
+from adaptsplit.device_bridge.policy_store import MAX_ATTEMPTS, Opened, PolicyStore, version_of
 from adaptsplit.device_bridge.policy_update import CHUNK_BYTES, MAX_UPDATE_BYTES, Update
 from adaptsplit.device_bridge.policy_updater import ASK_AGAIN_S, ASK_RARELY_S, PolicyUpdater
 from adaptsplit.errors import ConfigError
@@ -52,11 +53,6 @@ from adaptsplit.signing import (
     sign_statement,
 )
 from adaptsplit.signing_keys import PrivateKey, load_private, make_keys
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
-    return load_private(make_keys(tmp_path_factory.mktemp("keys"), "k")[0])
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,12 @@ from adaptsplit.device_bridge.policy_canary import Canary, CanaryLimits, Window
 from adaptsplit.device_bridge.policy_part import MAX_JOBS, PolicyPart
 from adaptsplit.device_bridge.policy_reasons import Reason
 from adaptsplit.device_bridge.policy_rollout import FINAL, Announce, Rollout, SendChunk
-from adaptsplit.device_bridge.policy_store import PolicyStore, Rates
+from adaptsplit.device_bridge.policy_state import Rates
+from adaptsplit.device_bridge.policy_store import PolicyStore
 from adaptsplit.guard import GuardedController
 from adaptsplit.outcome import Path as Route
 from adaptsplit.outcome import empty
-from adaptsplit.signing_keys import PrivateKey, load_private, make_keys
+from adaptsplit.signing_keys import PrivateKey
 
 CONTEXT = ControllerContext(fps=10.0, deadline_s=0.2)
 
@@ -258,11 +259,6 @@ class Link:
         """Keep it."""
         self.births.append(birth)
         return True
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
-    return load_private(make_keys(tmp_path_factory.mktemp("keys"), "k")[0])
 
 
 @pytest.fixture(scope="module")

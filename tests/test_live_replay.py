@@ -9,50 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from replay_cases import STATIC, as_live, log_of_link, trace, written
 from typer.testing import CliRunner
 
 from adaptsplit import cli_fidelity
-from adaptsplit import estimators as est
 from adaptsplit.bundle import Bundle, export_bundle
-from adaptsplit.device_bridge.livelog import LiveLog, read_run
-from adaptsplit.envs import build_world, episode_seeds, run_episodes
-from adaptsplit.envs.simulator import Stretch
-from adaptsplit.envs.world import Stages
+from adaptsplit.envs import build_world
 from adaptsplit.errors import DataError, LinkError, RunError
 from adaptsplit.evaluation.fidelity import FLIGHT_FILE
-from adaptsplit.evaluation.live import REPLAY_COLUMNS, LiveComparison, LiveRow
+from adaptsplit.evaluation.live import REPLAY_COLUMNS
 from adaptsplit.evaluation.replay import prepare, stage_rows
-from adaptsplit.evaluation.sim_to_live import ALL, NOT_MODELLED, SimToLive, find_run, run_fidelity, sim_to_live
-from adaptsplit.links import LinkClock, LinkTrace, read_links, read_recordings
-from adaptsplit.outcome import Outcomes
+from adaptsplit.evaluation.sim_to_live import ALL, NOT_MODELLED, find_run, run_fidelity, sim_to_live
+from adaptsplit.links import LinkClock, read_links, read_recordings
+from adaptsplit.recorded_run import read_run
 from adaptsplit.scenario import Scenario, load_scenario
-
-STATICS = ("static:stem/1/0.9", "static:shallow/0/0.95")
-
-
-def trace(capacity_bps: np.ndarray[Any, Any], rtt_s: np.ndarray[Any, Any], dt_s: float = 0.1) -> LinkTrace:
-    return LinkTrace("made", "demo", dt_s, capacity_bps, rtt_s, 0.0 * rtt_s)
-
-
-def log_of_link(link: LinkTrace, seconds: float, sizes: tuple[int, ...] = (300, 900)) -> list[dict[str, Any]]:
-    """What a device would log that sends ten messages a second over ``link``, by the link's own arithmetic."""
-    clock, rows, free = LinkClock(link), [], 0.0
-    for k in range(int(10 * seconds)):
-        sent = 0.1 * k + 0.04
-        if k % 10 == 0:
-            heard = clock.finish(0.1 * k, 8.0 * est.HEARTBEAT_BYTES) + clock.rtt(0.1 * k)
-            rows.append({"event": "beat", "frame": -1, "sent_s": 0.1 * k, "heard_s": heard})
-        size = sizes[k % len(sizes)]
-        free = clock.finish(max(sent, free), 8.0 * size)
-        times = {"sent_s": sent, "wire_bytes": size, "acked_s": free + clock.rtt(free)}
-        rows.append({"frame": k, "arrived_s": 0.1 * k, "controller": "c", "times": times})
-    return [{"event": "run", "frame": 0, "detail": ""}, *rows]
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
 
 # ---- the link -----------------------------------------------------------------------------------------------------
 
@@ -141,52 +111,20 @@ def bundle(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Bund
     return export_bundle("deadline", scenario, tmp_path_factory.mktemp("replay") / "bundle")
 
 
-def played(scenario: Scenario, bundle: Bundle) -> tuple[Outcomes, list[str], Stages]:
-    """A run of two controllers in blocks of 25 in the simulator itself, which here stands for the live run."""
-    world = build_world(scenario, "test", label_free=False)
-    controller = bundle.build(["bundle", STATICS[1]], 25)
-    records = run_episodes(world, controller, episode_seeds(7, 1, "test"), stretch=Stretch(3, 10.0, 0, 0))[0]
-    turn = np.maximum(np.cumsum(records["branch"] >= 0) - 1, 0) // 25 % 2
-    return records, [("deadline", STATICS[1])[i] for i in turn], world.stages
-
-
-def as_live(scenario: Scenario, bundle: Bundle, folder: Path) -> Path:
-    """Write a simulated run as the log of a device: acknowledgements by the link's own arithmetic."""
-    records, names, stages = played(scenario, bundle)
-    link = scenario.links("test")[3]
-    clock, free = LinkClock(link, 10.0), 0.0
-    tail = float(np.median(stages.tail))
-    folder.mkdir(parents=True)
-    with LiveLog(folder / "live.jsonl") as log:
-        log.begin({"controllers": ["bundle", STATICS[1]], "bundle_controller": "deadline", "block": 25, "first": 0})
-        for k in range(30):
-            log.beat(float(k), clock.finish(float(k), 768.0) + clock.rtt(float(k)))
-        for i, record in enumerate(records):
-            busy = float(record["compute_j"]) / scenario.compute_w
-            times = {"looked_s": record["decided_s"] + 0.002, "exit_s": record["decided_s"] + busy - 0.005}
-            sent = times["free_s"] = float(record["decided_s"]) + busy
-            if record["sent_bytes"]:
-                wire = float(record["sent_bytes"]) + est.OVERHEAD_BYTES
-                free = clock.finish(max(sent, free), 8.0 * wire)
-                times |= {"sent_s": sent, "wire_bytes": wire, "acked_s": free + clock.rtt(free), "server_s": tail}
-            log.add(names[i], records[i : i + 1], None, {k: float(v) for k, v in times.items()})
-    return folder / "live.jsonl"
-
-
 def test_a_simulated_run_written_as_a_log_comes_out_as_it_went_in(
     scenario: Scenario, bundle: Bundle, tmp_path: Path
 ) -> None:
     """The whole chain against the truth: link, frames, battery, controllers, blocks and comparison."""
     found = sim_to_live(as_live(scenario, bundle, tmp_path / "run"), bundle, scenario, repeats=8)
     rows = {(row.controller, row.column.name): row for row in found.anew.rows}
-    assert found.anew.controllers == ("deadline", STATICS[1], ALL)
+    assert found.anew.controllers == ("deadline", STATIC, ALL)
     assert found.anew.frames[ALL] == 300
     assert abs(rows[ALL, "quality"].difference) < 0.02
     assert abs(rows[ALL, "answer p50"].relative) < 0.10
     assert abs(rows[ALL, "bytes"].relative) < 0.03
     assert abs(rows[ALL, "energy"].relative) < 0.05
     repeated = {(row.controller, row.column.name): row for row in found.repeated.rows}
-    assert abs(repeated[STATICS[1], "bytes"].relative) < 0.03
+    assert abs(repeated[STATIC, "bytes"].relative) < 0.03
     document = found.document()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert len(document["rows"]) == 3 * (len(REPLAY_COLUMNS) - 1)
@@ -215,31 +153,6 @@ def test_the_command_says_outside_by_its_exit_code(scenario: Scenario, bundle: B
     assert "outside a tolerance" in text.stdout
     assert "slow start" in text.stdout
     assert "Retransmission time-outs" in text.stdout
-
-
-@pytest.mark.parametrize(
-    ("anew", "spread", "repeated", "inside", "words"),
-    [
-        (100.5, 0.0, 100.0, True, ""),
-        (130.0, 20.0, 100.2, True, "near ties tip: one simulated run differs from another by ±20"),
-        (130.0, 5.0, 100.2, False, "with the live decisions it is within; the controller decides otherwise"),
-        (130.0, 20.0, 130.0, False, "link or stages differ"),
-    ],
-)
-def test_a_gap_counts_unless_simulated_runs_do_not_agree_on_it_and_the_physics_holds(
-    anew: float, spread: float, repeated: float, inside: bool, words: str
-) -> None:
-    """100 bytes live: a simulator is judged by what its runs agree on, and by its physics always."""
-    column = next(column for column in REPLAY_COLUMNS if column.name == "bytes")
-    first = LiveComparison((LiveRow(ALL, column, anew, 100.0, spread),), {ALL: 300})
-    second = LiveComparison((LiveRow(ALL, column, repeated, 100.0, 0.0),), {ALL: 300})
-    found = SimToLive(first, second, "a link", {})
-    assert found.inside is inside
-    assert len(found.explanations()) == (words != "")
-    if words:
-        (line,) = found.explanations()
-        assert words in line
-        assert f"decisions {repeated - anew:+.0f}, physics {100.0 - repeated:+.0f}" in line
 
 
 def test_runs_are_found_by_log_by_folder_and_by_what_fly_wrote(bundle: Bundle, tmp_path: Path) -> None:

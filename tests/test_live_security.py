@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import socket
@@ -16,13 +15,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from live_cases import BIRTH, live_parts
+from secure_cases import FLEET, ONE, TWO, Client, cut, make_fleet, plain, secure
 from typer.testing import CliRunner
 
 from adaptsplit.bundle import Bundle, export_bundle
@@ -31,7 +32,6 @@ from adaptsplit.device_bridge import device, edge
 from adaptsplit.device_bridge.broker import EmbeddedBroker, find_mosquitto, free_port
 from adaptsplit.device_bridge.certificates import Authority, holder_of, load_certificate, load_revoked
 from adaptsplit.device_bridge.commands import Commands
-from adaptsplit.device_bridge.control import Birth
 from adaptsplit.device_bridge.device_link import DeviceLink, Incoming, PartMessage
 from adaptsplit.device_bridge.live import LiveFrames, LiveOptions, run_live
 from adaptsplit.device_bridge.messages import MAX_MESSAGE_BYTES
@@ -49,27 +49,12 @@ from adaptsplit.profiles import FrameSpec, measure
 from adaptsplit.scenario import load_scenario
 
 mosquitto = pytest.mark.skipif(not find_mosquitto(), reason="Mosquitto is not installed")
-FLEET = "farm"
 OWN = ("up", "heartbeat", "connection", "birth", "state", "event", "decision", "observe")
 OWN += ("cmd/ping/reply", "policy/reported")
 ANSWERS = ("down", "heartbeat/reply", "advice")
 ORDERS = ("cmd/ping", "policy/desired", "policy/chunk/ab/0")
 HEARD = (*ANSWERS, *ORDERS)
 FOR_EDGES = ("up", "heartbeat", "birth", "observe")
-ONE, TWO = DeviceTopics(FLEET, "device-1"), DeviceTopics(FLEET, "device-2")
-
-
-def make_fleet(folder: Path, fleet: str = FLEET) -> Path:
-    authority = Authority.create(folder, fleet)
-    authority.issue("broker", "broker", ["127.0.0.1"])
-    authority.issue("edge-1", "edge")
-    authority.issue("watch", "monitor")
-    authority.issue("chief", "operator")
-    for name in ("device-1", "device-2", "gone"):
-        authority.issue(name, "device")
-    authority.issue("old", "device", days=1, start=datetime.now(UTC) - timedelta(days=9))
-    authority.issue("early", "device", days=9, start=datetime.now(UTC) + timedelta(days=2))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -95,62 +80,6 @@ def broker(keys: Path) -> Iterator[EmbeddedBroker]:
         pytest.skip("Mosquitto is not installed")
     with EmbeddedBroker(secure=keys, plain_port=free_port()) as running:
         yield running
-
-
-class Client:
-    """A connected client that keeps what it hears."""
-
-    def __init__(
-        self,
-        address: BrokerAddress,
-        filters: list[str] | None = None,
-        will: Will | None = None,
-        timeout_s: float = 8.0,
-        mqtt5: bool = True,
-    ) -> None:
-        self.heard: list[tuple[str, bytes]] = []
-        name = address.cert.stem if address.cert else "nobody"
-        self.link = MqttTransport(
-            address,
-            f"{name}-{id(self)}",
-            filters or [],
-            lambda topic, payload: self.heard.append((topic, payload)),
-            will=will,
-            qos=1,
-            mqtt5=mqtt5,
-        )
-        try:
-            self.link.wait_connected(timeout_s)
-        except RunError:
-            self.link.close()
-            raise
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.link.close()
-
-    def say(self, topic: str, payload: bytes = b"x", *, retain: bool = False) -> None:
-        assert self.link.publish(topic, payload, qos=1, retain=retain)
-
-    def until(self, topic: str, payload: bytes, timeout_s: float = 8.0) -> set[str]:
-        """Wait for a message and return the topics of all that were heard before it."""
-        end = time.monotonic() + timeout_s
-        while (topic, payload) not in self.heard:
-            assert time.monotonic() < end, f"{payload!r} on {topic} did not come; heard {self.heard[-5:]}"
-            time.sleep(0.01)
-        return {where for where, what in self.heard[: self.heard.index((topic, payload))]}
-
-
-def secure(broker: EmbeddedBroker, keys: Path, name: str | None, ca: Path | None = None) -> BrokerAddress:
-    cert, key = (None, None) if name is None else (keys / f"{name}.crt", keys / f"{name}.key")
-    return BrokerAddress("127.0.0.1", broker.port, tls=True, ca=(ca or keys) / "ca.crt", cert=cert, key=key)
-
-
-def plain(broker: EmbeddedBroker) -> BrokerAddress:
-    assert broker.plain_port is not None
-    return BrokerAddress("127.0.0.1", broker.plain_port)
 
 
 def refused(address: BrokerAddress) -> str:
@@ -373,13 +302,6 @@ def test_a_last_will_on_anothers_topic_is_not_published(broker: EmbeddedBroker, 
         all_ears.say(own.topic, b"", retain=True)
 
 
-def cut(client: Client) -> None:
-    """End the connection as a crash would, without DISCONNECT."""
-    client.link._closing.set()
-    client.link._client.lane.raw.shutdown(socket.SHUT_RDWR)
-    client.link.close()
-
-
 # ---- limits, and going on -----------------------------------------------------------------------------------------
 
 
@@ -422,24 +344,13 @@ def test_a_denied_message_is_counted_with_its_reason(broker: EmbeddedBroker, key
 
 def test_only_an_operator_gives_commands(broker: EmbeddedBroker, keys: Path) -> None:
     """Over TLS: a device takes the operator's command; a monitor is told at once why nobody answers it."""
-    birth = Birth(
-        library="0",
-        bundle="b",
-        controllers=[],
-        observation="o",
-        branches=[],
-        classes=[],
-        fps=1,
-        deadline_s=1,
-        window=1,
-    )
     part = Commands()
 
     def post(event: Incoming, at: float) -> None:
         if isinstance(event, PartMessage):
             part.message(event.leaf, event.payload, at)
 
-    link = DeviceLink(secure(broker, keys, "device-1"), ONE, bytes(range(16)), birth, post, ["cmd/+"])
+    link = DeviceLink(secure(broker, keys, "device-1"), ONE, bytes(range(16)), BIRTH, post, ["cmd/+"])
     link.wait_connected(8.0)
     part.started(SimpleNamespace(link=link, counts=Counter()))  # type: ignore[arg-type]
     with Operator(secure(broker, keys, "chief"), FLEET) as chief:
@@ -447,7 +358,7 @@ def test_only_an_operator_gives_commands(broker: EmbeddedBroker, keys: Path) -> 
     with Operator(secure(broker, keys, "watch"), FLEET, heals=False) as watch:
         with pytest.raises(RunError, match="take an operator's certificate"):
             watch.command("device-1", "ping", timeout_s=0.5)
-        assert watch.view.members["device-1"].birth == birth
+        assert watch.view.members["device-1"].birth == BIRTH
     assert part.counts == {"done": 1}
     link.close()
 
@@ -475,19 +386,9 @@ def test_the_largest_message_and_a_restart_of_the_broker_pass(keys: Path) -> Non
 # ---- a device and an edge server ----------------------------------------------------------------------------------
 
 
-def parts_of_a_bundle() -> ModuleType:
-    """The tiny model of tests/test_live.py."""
-    spec = importlib.util.spec_from_file_location("live_parts", Path(__file__).with_name("test_live.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root, live = tmp_path_factory.mktemp("secure"), parts_of_a_bundle()
+    root, live = tmp_path_factory.mktemp("secure"), live_parts()
     model = live.make_model(root / "profile" / "model", open_frames("flight", split="test").classes)
     for split in ("train", "validation", "test"):
         spec = FrameSpec("flight", split, seed=0)

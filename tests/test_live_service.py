@@ -383,7 +383,7 @@ class Agent:
 
     def __init__(self, controller: Any, transport: MqttTransport) -> None:
         self.decider = self
-        self._controller = controller
+        self.parts = (controller,)
         self.counts: Counter[str] = Counter()
         self.link = self
         self._transport = transport

@@ -14,7 +14,8 @@ from torch import nn
 
 from adaptsplit.config import parse
 from adaptsplit.errors import ConfigError, ModelError, RunError, UnknownNameError
-from adaptsplit.frames.base import Frame, open_frames
+from adaptsplit.frames.base import open_frames
+from adaptsplit.frames.pool import FramePool
 from adaptsplit.models import Recipe, load_recipe, recipe_names
 from adaptsplit.models.architecture import SplitModel
 from adaptsplit.models.calibration import fit_answer, fit_temperature, nll
@@ -52,30 +53,13 @@ def _with_statistics(model: SplitModel) -> SplitModel:
     return model.eval()
 
 
-class FewFrames:
-    """A source over 24 real frames that remembers nothing between calls."""
-
-    name, split, classes, segments = "few", "model-train", list(CLASSES), [(0, 24)]
-
-    def __init__(self) -> None:
-        source = open_frames("flight", split="model-train")
-        frames = [source.frame(12 * index) for index in range(24)]
-        self.images, self.labels = np.stack([f.image for f in frames]), np.stack([f.labels for f in frames])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def frame(self, index: int) -> Frame:
-        return Frame(self.images[index], self.labels[index], index, 0)
-
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = rng.integers(len(self), size=count)
-        return self.images[chosen], self.labels[chosen]
-
-
 @pytest.fixture(scope="module")
-def frames() -> FewFrames:
-    return FewFrames()
+def frames() -> FramePool:
+    """24 real frames, in memory."""
+    source = open_frames("flight", split="model-train")
+    found = [source.frame(12 * index) for index in range(24)]
+    images, labels = np.stack([f.image for f in found]), np.stack([f.labels for f in found])
+    return FramePool("few", "model-train", CLASSES, images, labels)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -157,7 +141,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[-1] < 0.001
 
 
-def test_the_loss_falls_on_a_batch_seen_again(frames: FewFrames) -> None:
+def test_the_loss_falls_on_a_batch_seen_again(frames: FramePool) -> None:
     recipe = _smoke(steps=1000, warmup=0.0, lr=0.01)
     with BatchStream(lambda: frames, recipe, 0, 0, 1) as stream:
         (batch,) = stream
@@ -166,7 +150,7 @@ def test_the_loss_falls_on_a_batch_seen_again(frames: FewFrames) -> None:
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(frames: FewFrames, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(frames: FramePool, tmp_path: Path) -> None:
     recipe = _smoke(steps=6, checkpoint_every=3, batch=4)
 
     def run(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
@@ -182,13 +166,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(frames: Few
         train(recipe, CLASSES, lambda: frames, tmp_path / "parts", seed=6, progress=False)
 
 
-def test_a_damaged_checkpoint_is_refused(frames: FewFrames, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(frames: FramePool, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match="delete it"):
         train(_smoke(), CLASSES, lambda: frames, tmp_path, seed=0, progress=False)
 
 
-def test_the_worker_process_makes_the_batches_that_a_thread_makes(frames: FewFrames, tmp_path: Path) -> None:
+def test_the_worker_process_makes_the_batches_that_a_thread_makes(frames: FramePool, tmp_path: Path) -> None:
     for index, image in enumerate(frames.images[:6]):
         place = tmp_path / f"class{index % 2}" / f"{index}.png"
         place.parent.mkdir(exist_ok=True)
@@ -209,12 +193,11 @@ def test_a_failing_source_ends_the_run_with_its_message() -> None:
         next(iter(stream))
 
 
-def test_turned_frames_keep_cells_and_labels_together(frames: FewFrames) -> None:
+def test_turned_frames_keep_cells_and_labels_together(frames: FramePool) -> None:
     """Paint each cell with its label: after any turn the colour of a cell must still be its label."""
-    painted = FewFrames.__new__(FewFrames)
-    painted.labels = frames.labels
     cells = frames.labels.reshape(-1, 4, 4).repeat(64, axis=1).repeat(64, axis=2)
-    painted.images = np.stack([cells * 20] * 3, axis=-1).astype(np.uint8)
+    images = np.stack([cells * 20] * 3, axis=-1).astype(np.uint8)
+    painted = FramePool("painted", "model-train", CLASSES, images, frames.labels)
     recipe = _smoke(batch=16)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"compress": 0.0})})
     with BatchStream(lambda: painted, recipe, 1, 0, 1) as stream:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cases import SMALL_SCENARIO, command
 from PIL import Image
-from typer.testing import CliRunner
 
-from adaptsplit.cli import app
 from adaptsplit.codecs import decode_container, feature_codecs, fit_prior, register_prior
 from adaptsplit.decision import BranchSpec
 from adaptsplit.errors import ConfigError, UnknownNameError
@@ -32,26 +31,14 @@ model: {prior: true}
 training: {steps: 6, batch: 4, rate_weight: 0.1}
 calibration: {frames: 8}
 """
-SCENARIO = {
+SCENARIO = SMALL_SCENARIO | {
     "name": "tiny",
     "description": "A tiny model with learned codecs over a steady uplink.",
-    "fps": 10,
-    "deadline_s": 0.25,
-    "episode_s": 2,
-    "device": {"compute": "raspberry-pi-3b-plus", "radio": "lte", "battery_wh": 50},
-    "priors": {"goodput_bps": 1.5e6, "rtt_s": 0.07, "server_s": 0.01},
-    "objective": {"quality": 1.0, "energy_per_j": 0.3, "bytes_per_kib": 0.002},
     "links": {
         split: [{"kind": "generate", "generator": "constant", "seeds": [1], "duration_s": 20, "family": "steady"}]
         for split in ("train", "validation", "test")
     },
 }
-
-
-def command(*arguments: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -190,5 +177,5 @@ def test_the_command_refuses_what_it_cannot_read(learned: ModelFolder, pictures:
         ("--image-codecs", "q4c-zstd", "unknown image codec 'q4c-zstd'"),
     ):
         with pytest.raises((ConfigError, UnknownNameError), match=message):
-            CliRunner().invoke(app, [*start, option, text], catch_exceptions=False)
+            command(*start, option, text)
     assert not (tmp_path / "out").exists()

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cases import SMALL_SCENARIO, command
 from networks import network
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from typer.testing import CliRunner
 
-from adaptsplit.cli import app
 from adaptsplit.errors import ConfigError
 from adaptsplit.frames import open_frames
 from adaptsplit.models.split import SplitNetwork, split
@@ -225,26 +224,14 @@ def test_requests_that_cannot_be_met_are_refused(
         make_folder(large, settings(pictures), tmp_path / "c", View((3, 96, 96), cells=4))
 
 
-SCENARIO = {
+SCENARIO = SMALL_SCENARIO | {
     "name": "mine",
     "description": "A network of the user's over a modelled LTE uplink.",
-    "fps": 10,
-    "deadline_s": 0.25,
-    "episode_s": 2,
-    "device": {"compute": "raspberry-pi-3b-plus", "radio": "lte", "battery_wh": 50},
-    "priors": {"goodput_bps": 1.5e6, "rtt_s": 0.07, "server_s": 0.01},
-    "objective": {"quality": 1.0, "energy_per_j": 0.3, "bytes_per_kib": 0.002},
     "links": {
         split: [{"kind": "generate", "generator": "lte-drone", "seeds": [seeds], "duration_s": 20, "family": "lte"}]
         for split, seeds in (("train", "1-2"), ("validation", "3-4"), ("test", "5-6"))
     },
 }
-
-
-def command(*arguments: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 END_TO_END = ("plain", "vgg", "resnet", "mobilenet", "vit", "densenet", "convnext")

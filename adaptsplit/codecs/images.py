@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from adaptsplit.codecs.base import Image, ImageCodec, image_codecs
 from adaptsplit.codecs.container import FIRST_IMAGE_KIND, Container, build_container, parse_container
@@ -50,6 +49,8 @@ class PillowCodec:
         """(H, W, 3) uint8 -> container; CodecError for another shape or type."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise CodecError(f"image {image.dtype} {image.shape}; expected (H, W, 3) uint8")
+        from PIL import Image as PillowImage  # here: a device that sends no images does without
+
         buffer = io.BytesIO()
         picture = PillowImage.fromarray(np.ascontiguousarray(image))
         if self.format == "webp":
@@ -73,6 +74,8 @@ class PillowCodec:
         size = _webp_size(container.payload) if self.format == "webp" else _jpeg_size(container.payload)
         if size != (height, width):
             raise CodecError(f"{self.format} image of {size}, the container says {(height, width)}")
+        from PIL import Image as PillowImage
+
         try:
             with PillowImage.open(io.BytesIO(container.payload), formats=[self.format.upper()]) as picture:
                 pixels = np.asarray(picture.convert("RGB"))

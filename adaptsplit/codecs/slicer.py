@@ -36,11 +36,8 @@ from adaptsplit.codecs.static_rans import (
     Symbols,
     decode_static,
     encode_static,
-    histogram,
-    histogram_bits,
-    pack_histogram,
     read_histogram,
-    table_of,
+    stated,
 )
 from adaptsplit.errors import CodecError
 
@@ -143,15 +140,14 @@ def bits_of(edges: Floats, group: Symbols, magnitudes: Features, budget_db: floa
 
 
 def _write(symbols: Symbols, group: Symbols, magnitudes: Features, edges: Floats, bits: list[int]) -> bytes:
-    levels = histogram(symbols, _SYMBOLS)
-    table = table_of(levels, histogram_bits(symbols.size))
+    table, packed = stated(symbols, _SYMBOLS)
     stream = encode_static(symbols, np.zeros_like(symbols), table[None])
     codes = [_codes(magnitudes[group == index], edges[index], bits[index]) for index in range(GROUPS)]
     return b"".join(
         (
             edges.astype("<f2").tobytes(),
             pack(np.array(bits, np.uint8), 4),
-            pack_histogram(levels, symbols.size),
+            packed,
             len(stream).to_bytes(3, "little"),
             stream,
             *(pack(part, width) for part, width in zip(codes, bits, strict=True)),

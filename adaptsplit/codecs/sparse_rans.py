@@ -30,12 +30,10 @@ from adaptsplit.codecs.static_rans import (
     Symbols,
     decode_static,
     encode_static,
-    histogram,
     histogram_bits,
-    pack_histogram,
     read_histogram,
     stacked,
-    table_of,
+    stated,
 )
 from adaptsplit.errors import CodecError
 
@@ -82,11 +80,10 @@ def write_sparse(codes: Codes, bits: int, *, compiled: bool | None = None) -> by
     row = places // columns  # numpy divides by a constant fast, but takes remainders one by one
     parts = [codes[places].astype(np.int64), places - row * columns, np.bincount(row, minlength=rows)]
     sizes = (1 << bits, columns, columns + 1)
-    levels = [histogram(part, size) for part, size in zip(parts, sizes, strict=True)]
-    tables = [table_of(level, histogram_bits(part.size)) for level, part in zip(levels, parts, strict=True)]
+    tables, packed = zip(*(stated(part, size) for part, size in zip(parts, sizes, strict=True)), strict=True)
     head = bytes((zero,)) + rows.to_bytes(3, "little") + int(places.size).to_bytes(3, "little")
-    packed = b"".join(pack_histogram(level, part.size) for level, part in zip(levels, parts, strict=True))
-    return head + packed + encode_static(np.concatenate(parts), _which(parts), stacked(tables), compiled=compiled)
+    stream = encode_static(np.concatenate(parts), _which(parts), stacked(tables), compiled=compiled)
+    return head + b"".join(packed) + stream
 
 
 def read_sparse(stored: bytes, count: int, bits: int, *, compiled: bool | None = None) -> Codes:

@@ -9,6 +9,7 @@ nats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any, cast
 
@@ -77,9 +78,10 @@ def table_of(levels: Codes, bits: int) -> Tables:
     return np.concatenate([np.zeros(1, np.int64), found.cumsum()])
 
 
-def pack_histogram(levels: Codes, count: int) -> bytes:
-    """Bytes of the histogram of ``count`` symbols."""
-    return pack(levels, histogram_bits(count))
+def stated(symbols: Symbols, size: int) -> tuple[Tables, bytes]:
+    """(n,) symbols below ``size``, n > 0 -> (the table of their histogram, the bytes that state it)."""
+    levels, bits = histogram(symbols, size), histogram_bits(symbols.size)
+    return table_of(levels, bits), pack(levels, bits)
 
 
 def read_histogram(data: bytes, offset: int, size: int, count: int) -> tuple[Tables, int]:
@@ -92,7 +94,7 @@ def read_histogram(data: bytes, offset: int, size: int, count: int) -> tuple[Tab
     return table_of(levels, bits), end
 
 
-def stacked(tables: list[Tables]) -> Tables:
+def stacked(tables: Sequence[Tables]) -> Tables:
     """Tables of unequal lengths as rows of one array; symbols beyond a table's end have frequency 0."""
     width = max(table.size for table in tables)
     return np.stack([np.pad(table, (0, width - table.size), constant_values=TOTAL) for table in tables])

@@ -11,18 +11,20 @@ from adaptsplit.evaluation.console import live_table
 from adaptsplit.evaluation.live import LiveComparison
 from adaptsplit.evaluation.live_ab import LiveAb
 from adaptsplit.evaluation.report_live import AB_COLUMNS, ab_note, ab_rows
-from adaptsplit.evaluation.sim_to_live import ALL, NOT_MODELLED, SimToLive
+from adaptsplit.evaluation.sim_to_live import NOT_MODELLED, SimToLive
 
 
 def print_sim_to_live(found: SimToLive, console: Console) -> None:
-    """Print the table, why what is outside is outside, and what is not modelled."""
+    """Print the table, the verdicts with their intervals, what was measured of causes, and what is not modelled."""
     console.print(live_table(found.anew))
     console.print(escape(found.link), highlight=False)
+    console.print("The run as a whole, live less simulated (95 %: bootstrap of blocks of 10 frames):", style="bold")
+    for line in found.verdicts():
+        console.print(f"  {escape(line)}", highlight=False)
+    console.print("Why:", style="bold")
     for line in found.explanations():
-        console.print(f"outside: {escape(line)}", style="red", highlight=False)
-    undecided = found.inside and any(r.controller == ALL and r.verdict == "outside" for r in found.anew.rows)
-    beyond = ", but for what simulated runs do not agree on either" if undecided else ""
-    console.print(f"the run is {'inside every' if found.inside else 'outside a'} tolerance{beyond}", style="bold")
+        console.print(f"  - {escape(line)}", highlight=False)
+    console.print(f"the run is {'inside every' if found.inside else 'outside a'} tolerance", style="bold")
     console.print("Not modelled:", style="bold")
     for line in NOT_MODELLED:
         console.print(f"  - {escape(line)}", highlight=False)

@@ -17,7 +17,7 @@ from adaptsplit.controller import Decisions
 from adaptsplit.envs import World, build_world, episode_info, episode_seeds
 from adaptsplit.evaluation import statistics as stats
 from adaptsplit.evaluation.analysis import estimate
-from adaptsplit.evaluation.grid import run_static
+from adaptsplit.evaluation.grid import run_blocks
 from adaptsplit.evaluation.results import Estimate
 from adaptsplit.objective import WEIGHTS, Objective
 from adaptsplit.outcome import Outcomes
@@ -27,7 +27,6 @@ Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``."""
 
-BATCH = 1024
 UNIT = Objective(quality=1, energy_per_j=1, bytes_per_kib=1, switch=1, miss=1, latency_per_s=1)
 
 
@@ -116,11 +115,9 @@ class Statics:
 
 def run_statics(bench: Bench, world: World, seeds: NDArray[np.uint64], stage: str) -> Statics:
     """Run the whole static grid, reduced at once so that memory stays small."""
-    table = bench.scenario.space.table
-    block = max(1, BATCH // len(seeds))
-    parts = []
-    for start in range(0, len(table), block):
-        outcomes = run_static(world, table[start : start + block], seeds)
+    table, parts, done = bench.scenario.space.table, list[Floats](), 0
+    for outcomes in run_blocks(world, table, seeds):
         parts.append(np.stack([term.mean(axis=-1) for term in UNIT.terms(outcomes).values()], axis=-1))
-        bench.progress(stage, min(start + block, len(table)), len(table))
+        done += len(outcomes)
+        bench.progress(stage, done, len(table))
     return Statics(np.concatenate(parts))

@@ -44,7 +44,7 @@ def fly(
     index = int(scenario.profile(split).index[first + stretch.first_frame])
     frames = LiveFrames(scenario.frames, split, 0, scenario.data, index, scenario.frames_per_episode)
     battery = Telemetry(scenario.battery_j, stretch.battery, scenario.base_w)
-    options = LiveOptions(offset_s=stretch.offset_s, block=block)
+    options = LiveOptions(offset_s=stretch.offset_s, block=block, observations=True)
     trace = scenario.links(split)[stretch.link]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

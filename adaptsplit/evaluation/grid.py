@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,24 @@ def run_static(world: World, rows: Decisions, seeds: NDArray[np.uint64]) -> Outc
     return outcomes.reshape(len(rows), len(seeds), -1)
 
 
+def run_blocks(world: World, table: Decisions, seeds: NDArray[np.uint64]) -> Iterator[Outcomes]:
+    """Yield the outcomes (M, E, F) of all decisions (K, 3) on E episodes, ``BATCH`` episodes at a time.
+
+    The caller reduces each block at once, so that memory stays small.
+    """
+    block = max(1, BATCH // len(seeds))
+    for start in range(0, len(table), block):
+        yield run_static(world, table[start : start + block], seeds)
+
+
+def static_rewards(
+    world: World, space: DecisionSpace, objective: Objective, seeds: NDArray[np.uint64]
+) -> NDArray[np.float64]:
+    """Return (K, E) the mean reward per frame of every row of ``space.table`` on each of E episodes."""
+    blocks = run_blocks(world, space.table, seeds)
+    return np.concatenate([objective.reward(outcomes).mean(axis=2, dtype=np.float64) for outcomes in blocks])
+
+
 def run_grid(
     world: World,
     space: DecisionSpace,
@@ -53,14 +71,11 @@ def run_grid(
     progress: Progress | None = None,
 ) -> list[Scored]:
     """Score every row of ``space.table``, reduced at once so that memory stays small."""
-    table = space.table
-    block = max(1, BATCH // len(seeds))
-    scored = []
-    for start in range(0, len(table), block):
-        rows = table[start : start + block]
-        for row, outcomes in zip(rows, run_static(world, rows, seeds), strict=True):
+    scored: list[Scored] = []
+    for block in run_blocks(world, space.table, seeds):
+        for outcomes in block:
             found = episode_table(outcomes, objective.reward(outcomes), space)
-            scored.append(Scored(static_name(space, row), "static", (found,)))
+            scored.append(Scored(static_name(space, space.table[len(scored)]), "static", (found,)))
         if progress is not None:
-            progress(min(start + block, len(table)), len(table))
+            progress(len(scored), len(space.table))
     return scored

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptsplit.errors import DataError
 from adaptsplit.evaluation.metrics import nanmean_rows
+from adaptsplit.evaluation.statistics import Interval
 from adaptsplit.outcome import OUTCOME, Outcomes, Path
+
+Floats = NDArray[np.float64]
 
 DASH = "\N{EN DASH}"
 
@@ -45,6 +49,7 @@ REPLAY_COLUMNS = (
     Column("answer p95", "ms", 1, 0.20, relative=True),
     Column("remote p50", "ms", 1),
     Column("bytes", "B/frame", 0, 0.01, relative=True),
+    Column("bytes of a sent one", "B", 0),
     Column("energy", "mJ", 1),
     *COLUMNS[5:],
 )
@@ -55,7 +60,8 @@ class LiveRow:
     """One number of one controller, simulated and live (NaN where there is none).
 
     ``spread`` is the standard deviation of the simulated number over repeats of the same stretch (0 for one repeat):
-    how much one run differs from another by stage times and losses alone.
+    how much one run differs from another by stage times and losses alone. ``interval`` is that of ``gap``, where one
+    was made (``adaptsplit.evaluation.gap``).
     """
 
     controller: str
@@ -63,6 +69,7 @@ class LiveRow:
     simulated: float
     live: float
     spread: float = 0.0
+    interval: Interval | None = None
 
     @property
     def simulated_text(self) -> str:
@@ -84,12 +91,34 @@ class LiveRow:
         return self.difference / self.simulated if self.simulated else float("nan")
 
     @property
+    def gap(self) -> float:
+        """What the tolerance is held against: ``relative`` where it is a fraction, else ``difference``."""
+        return gap_of(self.column, self.simulated, self.live)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the whole interval of the gap is on the side of the tolerance on which the gap is."""
+        if self.interval is None or self.column.tolerance is None:
+            return False
+        limit, low, high = self.column.tolerance, self.interval.low, self.interval.high
+        return max(abs(low), abs(high)) <= limit if self.verdict == "within" else low > limit or high < -limit
+
+    @property
     def verdict(self) -> Literal["within", "outside", "unknown"]:
         """Whether the difference is within the tolerance; "unknown" where none is set or a number is missing."""
-        found = self.relative if self.column.relative else self.difference
-        if self.column.tolerance is None or np.isnan(found):
+        if self.column.tolerance is None or np.isnan(self.gap):
             return "unknown"
-        return "within" if abs(found) <= self.column.tolerance else "outside"
+        return "within" if abs(self.gap) <= self.column.tolerance else "outside"
+
+
+def gap_of(column: Column, simulated: float, live: float) -> float:
+    """Return live less simulated, as a fraction of the simulated value where the column says so (NaN when that is 0).
+
+    Two zeros have no gap.
+    """
+    if not column.relative or live == simulated:
+        return live - simulated
+    return (live - simulated) / simulated if simulated else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +154,11 @@ def compare_live(
     shown = _columns([*simulated.values(), *live.values()], columns)
     rows = []
     for name, records in live.items():
-        ours, theirs, spread = _numbers(name, simulated[name]), _numbers(name, records), _spread(name, simulated[name])
+        ours, theirs, spread = (
+            numbers_of(name, simulated[name]),
+            numbers_of(name, records),
+            _spread(name, simulated[name]),
+        )
         rows += [LiveRow(name, column, ours[column.name], theirs[column.name], spread[column.name]) for column in shown]
     return LiveComparison(tuple(rows), {name: int(records.size) for name, records in live.items()}, note)
 
@@ -135,38 +168,51 @@ def _columns(outcomes: list[Outcomes], columns: Sequence[Column]) -> list[Column
     return [column for column in columns if stale or column.name != "stale"]
 
 
-def _numbers(name: str, outcomes: Outcomes) -> dict[str, float]:
+def numbers_of(name: str, outcomes: Outcomes) -> dict[str, float]:
+    """Return every number that a ``Column`` names, of records of any shape; DataError (it says ``name``) for none."""
     if outcomes.dtype != OUTCOME or outcomes.size == 0:
         raise DataError(f"{name}: expected at least one outcome record, found {outcomes.size} of type {outcomes.dtype}")
-    flat = outcomes.ravel()
-    path, answer = flat["path"], _known(flat["answer_latency_s"])
+    return {column: float(value[0]) for column, value in reduced(values_of(outcomes.ravel()[None])).items()}
+
+
+def values_of(outcomes: Outcomes) -> dict[str, Floats]:
+    """Return what of (W, N) records the numbers are made of, each (W, N) float64."""
+    energy = outcomes["compute_j"].astype(np.float64) + outcomes["radio_j"]
+    plain = ("quality", "answer_latency_s", "remote_latency_s", "sent_bytes", "path")
+    return {name: outcomes[name].astype(np.float64) for name in plain} | {"energy_j": energy}
+
+
+def reduced(values: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return every number that a ``Column`` names, (W,), over the N records of each row of ``values_of``."""
+    path, sent = values["path"], values["sent_bytes"]
     fallback = (path == Path.FALLBACK_LATE) | (path == Path.FALLBACK_PASSED)
+    answer = np.sort(values["answer_latency_s"], axis=1)
     return {
-        "quality": float(nanmean_rows(flat["quality"][None].astype(np.float64))[0]),
+        "quality": nanmean_rows(values["quality"]),
         "answer p50": _percentile_ms(answer, 0.5),
         "answer p95": _percentile_ms(answer, 0.95),
-        "remote p50": _percentile_ms(_known(flat["remote_latency_s"]), 0.5),
-        "bytes": float(flat["sent_bytes"].mean()),
-        "energy": 1e3 * float((flat["compute_j"].astype(np.float64) + flat["radio_j"]).mean()),
-        "miss": 100 * float((path == Path.MISS).mean()),
-        "fallback": 100 * float(fallback.mean()),
-        "exit": 100 * float((path == Path.EXIT).mean()),
-        "stale": 100 * float((path == Path.STALE).mean()),
-        "sent": 100 * float((flat["sent_bytes"] > 0).mean()),
+        "remote p50": _percentile_ms(np.sort(values["remote_latency_s"], axis=1), 0.5),
+        "bytes": sent.mean(axis=1),
+        "bytes of a sent one": nanmean_rows(np.where(sent > 0, sent, np.nan)),
+        "energy": 1e3 * values["energy_j"].mean(axis=1),
+        "miss": 100 * (path == Path.MISS).mean(axis=1),
+        "fallback": 100 * fallback.mean(axis=1),
+        "exit": 100 * (path == Path.EXIT).mean(axis=1),
+        "stale": 100 * (path == Path.STALE).mean(axis=1),
+        "sent": 100 * (sent > 0).mean(axis=1),
     }
 
 
 def _spread(name: str, outcomes: Outcomes) -> dict[str, float]:
     """Standard deviation of each number over the repeats (rows ``env``) of a simulation."""
     flat = outcomes.ravel()
-    repeats = [_numbers(name, flat[flat["env"] == row]) for row in np.unique(flat["env"])]
+    repeats = [numbers_of(name, flat[flat["env"] == row]) for row in np.unique(flat["env"])]
     numbers = {name: np.array([repeat[name] for repeat in repeats]) for name in repeats[0]}
     return {key: 0.0 if np.isnan(values).all() else float(np.nanstd(values)) for key, values in numbers.items()}
 
 
-def _known(values: Outcomes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.sort(values[~np.isnan(values)].astype(np.float64))
-
-
-def _percentile_ms(ordered: np.ndarray[tuple[int], np.dtype[np.float64]], q: float) -> float:
-    return 1e3 * float(ordered[max(0, int(np.ceil(q * len(ordered))) - 1)]) if len(ordered) else float("nan")
+def _percentile_ms(ordered: Floats, q: float) -> Floats:
+    """(W,) the smallest of each row that at least a share ``q`` of its known ones does not exceed; NaN comes last."""
+    known = (~np.isnan(ordered)).sum(axis=1)
+    place = np.maximum(np.ceil(q * known).astype(np.int64) - 1, 0)
+    return np.asarray(1e3 * np.take_along_axis(ordered, place[:, None], axis=1)[:, 0])

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.bundle import Bundle
-from adaptsplit.device_bridge.livelog import RecordedRun, read_run
 from adaptsplit.envs import World, build_world
 from adaptsplit.envs.simulator import Stretch
 from adaptsplit.errors import ConfigError, DataError
@@ -26,6 +25,7 @@ from adaptsplit.evaluation.live import LiveComparison, compare_live
 from adaptsplit.evaluation.statistics import Interval, Resamples, paired, resample
 from adaptsplit.outcome import Outcomes
 from adaptsplit.outcome import Path as Route
+from adaptsplit.recorded_run import RecordedRun, read_run
 from adaptsplit.scenario import Scenario
 
 Floats = NDArray[np.float64]

@@ -1,8 +1,8 @@
 """A live run played again in the simulator: its link, its stage times, the same frames and the same controllers.
 
-The link is what acknowledgements and heartbeats of the log tell of it (``adaptsplit.links.livelog``); the stage times
-are the log's own where it holds enough of them, else the profile's. ``replay`` lets the controllers decide anew (what
-they would have done), ``replay_decisions`` repeats what was decided (so that only the physics can differ).
+The link is what acknowledgements and heartbeats of the log tell of it (``adaptsplit.links.livelog``, ``replay_link``).
+``replay`` lets the controllers decide, with stage times drawn anew: from the log where it holds enough of them, else
+from the profile. With the very times of every frame it is ``adaptsplit.evaluation.replay_paired``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptsplit.bundle import Bundle
-from adaptsplit.controller import Decisions, Observations, State, Stateless
-from adaptsplit.device_bridge.livelog import RecordedRun, read_run
+from adaptsplit.controller import Controller
 from adaptsplit.envs import World, build_world, episode_seeds, run_episodes
+from adaptsplit.envs.exogenous import NOTHING
 from adaptsplit.envs.link_table import build_table
 from adaptsplit.envs.simulator import Stretch
 from adaptsplit.envs.world import Stages
 from adaptsplit.errors import DataError
+from adaptsplit.evaluation.replay_link import read_own_link
 from adaptsplit.guard_monitors import GuardLimits
 from adaptsplit.links import LinkTrace, read_links
 from adaptsplit.outcome import Outcomes
+from adaptsplit.recorded_run import RecordedRun, read_run
 from adaptsplit.scenario import Scenario
 
 Array = NDArray[np.float64]
@@ -44,50 +46,41 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A log made ready to be played again: the world, the stretch (the link from its start) and what was read."""
+    """A log made ready to be played again: the stretch (the link from its start), what was read, and two worlds.
+
+    ``world`` has the link as any recording is read, ``own`` has it with every delay of the log (``replay_link``).
+    """
 
     run: RecordedRun
     link: LinkTrace
     rows: Rows
     world: World
+    own: World
     stretch: Stretch
-
-
-class RepeatedDecisions(Stateless):
-    """Decides what a log says, frame decided by frame decided; the last decision for whatever comes after."""
-
-    name = "as decided live"
-    kind = "static"
-
-    def __init__(self, decisions: NDArray[np.int64]) -> None:
-        """``decisions`` is (K, 3)."""
-        self._decisions = decisions
-
-    def init(self, n: int, rng: np.random.Generator) -> State:
-        """Return the number of decisions taken so far."""
-        return 0
-
-    def act(self, observation: Observations, state: State) -> tuple[Decisions, State]:
-        """Repeat the next decision in each of the n rows."""
-        row = self._decisions[min(state, len(self._decisions) - 1)]
-        return np.repeat(row[None], len(observation), axis=0), state + 1
 
 
 def prepare(log: Path, scenario: Scenario, split: str) -> Replay:
     """Read a live log and lay out its world; DataError or LinkError for a log that cannot be replayed."""
-    run = read_run(log)
+    run = read_run(log, observations=True)
     if not len(run.records) or not (run.records["branch"] >= 0).any():
         raise DataError(f"{log}: no frame was decided on, so there is nothing to replay; fly again")
     if int(run.records["frame"][0]) != 0 or len(run.records) <= int(run.records["frame"][-1]):
         raise DataError(f"{log}: {len(run.records)} frames, not all from 0 on; only the log of a whole run is replayed")
     (link,) = read_links(log, "live-log")
-    world = build_world(scenario, split, label_free=False)
+    world = without_processes(build_world(scenario, split, label_free=False))
     rows = stage_rows(run, world.stages, float(run.description.get("decision_s") or world.constants.decision_s))
     frames = int(run.records["frame"].max()) + 1
     world = world._replace(
         links=build_table([link]), stages=rows.stages, constants=world.constants._replace(frames=frames)
     )
-    return Replay(run, link, rows, world, _stretch(run, scenario, split))
+    own = world._replace(links=build_table([read_own_link(log, run)]))
+    return Replay(run, link, rows, world, own, _stretch(run, scenario, split))
+
+
+def without_processes(world: World) -> World:
+    """Return a world whose server and board have no other work and no heat: the log's own times hold what there was."""
+    server = world.server._replace(work_s=NOTHING, backlog_s=NOTHING, jobs=NOTHING, batch_window_s=0.0)
+    return world._replace(server=server, device=world.device._replace(load=NOTHING, has_thermal=False))
 
 
 def _stretch(run: RecordedRun, scenario: Scenario, split: str) -> Stretch:
@@ -105,27 +98,14 @@ def _stretch(run: RecordedRun, scenario: Scenario, split: str) -> Stretch:
 
 
 def replay(replayed: Replay, bundle: Bundle, names: Sequence[str], block: int, repeats: int) -> Outcomes:
-    """Let the controllers decide anew, guarded as on the device but without its clock; return (repeats, F) records."""
-    controller = bundle.build(names, block, guard=True, limits=GuardLimits(inline=True))
-    return run_episodes(
-        replayed.world, controller, episode_seeds(0, repeats, "test"), stretch=replayed.stretch, batch=1
-    )
+    """Let the controllers decide anew, with stage times drawn anew; return (repeats, F) records."""
+    controller, seeds = guarded(bundle, names, block), episode_seeds(0, repeats, "test")
+    return run_episodes(replayed.world, controller, seeds, stretch=replayed.stretch, batch=1)
 
 
-def replay_decisions(replayed: Replay, repeats: int) -> Outcomes:
-    """Take the decisions that were taken live; return (repeats, F) records."""
-    controller = RepeatedDecisions(_decided(replayed))
-    return run_episodes(replayed.world, controller, episode_seeds(0, repeats, "test"), stretch=replayed.stretch)
-
-
-def _decided(replayed: Replay) -> NDArray[np.int64]:
-    """(K, 3) the decisions of the log, its exit rules as indices."""
-    records, world = replayed.run.records, replayed.world
-    decided = records[records["branch"] >= 0]
-    wanted = np.stack([decided["threshold"], decided["patience"]], axis=1).astype(np.float64)
-    rules = np.stack([world.thresholds, world.patience], axis=1)
-    rule = np.abs(wanted[:, None, :] - rules[None]).max(axis=2).argmin(axis=1)
-    return np.stack([decided["branch"], decided["rate"], rule], axis=1).astype(np.int64)
+def guarded(bundle: Bundle, names: Sequence[str], block: int) -> Controller:
+    """Return the controllers in turn, guarded as on the device but without its clock."""
+    return bundle.build(names, block, guard=True, limits=GuardLimits(inline=True))
 
 
 def stage_rows(run: RecordedRun, modelled: Stages, decision_s: float) -> Rows:

@@ -1,31 +1,42 @@
 """The sim-to-live gap of one live run, by its own log: ``adaptsplit fidelity RUN``.
 
-Two replays on the link that the log shows. In the first the controllers decide anew: that is the promise of the
-simulator. In the second every decision is the live one: what is left is physics (link, stages, sender). Where the first
-is outside its tolerance and the second is not, the controller stood near a tie and small delays tipped it.
+Three replays on the link that the log shows. In the first the controllers decide anew, with everything that was chance
+in the live run as it was there (``replay_paired``): every tolerance is held against it. In the second every decision is
+the live one, too: what is left is physics (link, server, sender). In the third the controllers decide and stage times
+are drawn, many times, as in any simulation: quality and latency must hold there, too. Its bytes only say how far one
+run lies from another: near ties tip in each of them, live as simulated.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptsplit.bundle import Bundle, load_bundle
-from adaptsplit.device_bridge.livelog import RecordedRun
 from adaptsplit.errors import DataError, RunError
 from adaptsplit.evaluation.fidelity import FLIGHT_FILE, check_flyable, owners
+from adaptsplit.evaluation.gap import with_intervals
 from adaptsplit.evaluation.live import REPLAY_COLUMNS, LiveComparison, LiveRow, compare_live
-from adaptsplit.evaluation.replay import Replay, prepare, replay, replay_decisions
+from adaptsplit.evaluation.replay import Replay, prepare, replay
+from adaptsplit.evaluation.replay_causes import Causes, causes_of
+from adaptsplit.evaluation.replay_paired import replay_decisions, replay_paired
+from adaptsplit.evaluation.replay_times import frame_times
+from adaptsplit.evaluation.statistics import Interval
 from adaptsplit.outcome import Outcomes
+from adaptsplit.recorded_run import RecordedRun
 from adaptsplit.scenario import Scenario, load_scenario
 
 REPEATS = 20
+PAIRED = 4  # replays with the live stage times: they differ only where a frame was decided otherwise
 ALL = "all controllers"
+PAIRED_ONLY = frozenset({"bytes"})
+SAID = {"within": "inside", "outside": "outside", "unknown": "unknown"}
 
 NOT_MODELLED = (
     "TCP's slow start and congestion control: shaper and simulator serve at the link's capacity from the first byte.",
@@ -40,75 +51,122 @@ NOT_MODELLED = (
 
 @dataclass(frozen=True, slots=True)
 class SimToLive:
-    """Both comparisons (``anew``: the controllers decide; ``repeated``: the live decisions), and what was read."""
+    """The comparisons (``anew``: the controllers decide; ``repeated``: the live decisions; ``drawn``: they decide, with
+    stage times drawn anew), what differed (``causes``), and what was read."""
 
     anew: LiveComparison
     repeated: LiveComparison
+    drawn: LiveComparison
+    causes: Causes
     link: str
     measured_rows: dict[str, int]
 
     @property
-    def inside(self) -> bool:
-        """Whether the whole run holds: each promised number is within its tolerance, or ``undecided``.
+    def promised(self) -> tuple[LiveRow, ...]:
+        """The numbers of the whole run that have a tolerance, against the first replay.
 
         A controller's share may be outside: one frame of 40 sent is 2.5 % of its bytes. ``explanations`` has those.
         """
-        whole = [row for row in self.anew.rows if row.controller == ALL and row.verdict == "outside"]
-        return all(self.undecided(row) for row in whole)
+        return tuple(row for row in self.anew.rows if row.controller == ALL and row.column.tolerance is not None)
 
-    def undecided(self, row: LiveRow) -> bool:
-        """Whether a number outside is no evidence of a gap.
+    @property
+    def foretold(self) -> tuple[LiveRow, ...]:
+        """Those of them that must hold against the third replay, too."""
+        return tuple(_same(self.drawn, row) for row in self.promised if row.column.name not in PAIRED_ONLY)
 
-        That is when the physics is within tolerance (the live decisions repeated), and the rest is at most twice what
-        one simulated run differs from another: then near ties decide, and no two runs agree on them.
-        """
-        return self._same(row).verdict == "within" and abs(row.difference) <= 2.0 * row.spread
+    @property
+    def inside(self) -> bool:
+        """Whether each promised number of the whole run is within its tolerance."""
+        return all(row.verdict == "within" for row in (*self.promised, *self.foretold))
 
-    def _same(self, row: LiveRow) -> LiveRow:
-        return next(r for r in self.repeated.rows if (r.controller, r.column) == (row.controller, row.column))
+    def verdicts(self) -> list[str]:
+        """Return a line for each promised number of the whole run: gap, 95 % interval, inside or outside."""
+        return [f"{_verdict(row)}; {self._drawn(row)}" for row in self.promised]
+
+    def _drawn(self, row: LiveRow) -> str:
+        """Such as ``drawn anew +1.2 %: inside``; for bytes what one run differs by from another."""
+        drawn = _same(self.drawn, row)
+        factor, unit, digits = _scale(row)
+        text = f"drawn anew {factor * drawn.gap:+.{digits}f}{unit}"
+        if row.column.name in PAIRED_ONLY:
+            share = drawn.spread / drawn.simulated if drawn.simulated else float("nan")
+            return f"{text}, one run from another \u00b1{100 * share:.1f} %"
+        return f"{text}: {SAID[drawn.verdict]}"
 
     def explanations(self) -> list[str]:
-        """Return a line for each number outside: how much of the gap is decisions, how much physics."""
+        """Return a line for each number outside, of a single controller too: how much is decisions, how much physics.
+
+        Then what was measured of their causes (also where nothing is outside).
+        """
         outside = [row for row in self.anew.rows if row.verdict == "outside"]
-        return [_explained(row, self._same(row), self.undecided(row)) for row in outside]
+        found = [_explained(row, _same(self.repeated, row)) for row in outside]
+        for row in self.foretold:
+            if row.verdict == "outside":
+                found.append(
+                    f"{row.column.name}: with stage times drawn anew outside, {row.simulated_text} for {row.live:.3g}"
+                )
+        return found + self.causes.lines()
 
     def document(self) -> dict[str, Any]:
         """Return everything as plain numbers, for JSON (null where a number is unknown)."""
-        rows = [{**_row(row, self._same(row)), "undecided": self.undecided(row)} for row in self.anew.rows]
+        rows = [_row(row, _same(self.repeated, row), _same(self.drawn, row)) for row in self.anew.rows]
         return {
             "inside": self.inside,
+            "verdicts": self.verdicts(),
             "frames": dict(self.anew.frames),
             "link": self.link,
             "measured_stage_rows": self.measured_rows,
             "rows": rows,
+            "decided_otherwise": list(self.causes.otherwise),
             "explanations": self.explanations(),
             "not_modelled": list(NOT_MODELLED),
         }
 
 
-def _explained(row: LiveRow, same: LiveRow, undecided: bool) -> str:
+def _same(comparison: LiveComparison, row: LiveRow) -> LiveRow:
+    return next(r for r in comparison.rows if (r.controller, r.column) == (row.controller, row.column))
+
+
+def _verdict(row: LiveRow) -> str:
+    """Such as ``bytes: +0.4 % (-0.2 to +1.1), tolerance 1 %: inside``."""
+    factor, unit, digits = _scale(row)
+    limit = f"{factor * (row.column.tolerance or 0.0):g}{unit}"
+    gap = f"{factor * row.gap:+.{digits}f}{unit}"
+    if row.interval is not None:
+        gap += f" ({factor * row.interval.low:+.{digits}f} to {factor * row.interval.high:+.{digits}f})"
+    doubt = "" if row.sure or row.interval is None else ", its interval not wholly"
+    return f"{row.column.name}: {gap}, tolerance {limit}: {SAID[row.verdict]}{doubt}"
+
+
+def _scale(row: LiveRow) -> tuple[float, str, int]:
+    """Factor, unit and digits of a gap as it is printed."""
+    return (100.0, " %", 1) if row.column.relative else (1.0, "", row.column.digits)
+
+
+def _explained(row: LiveRow, same: LiveRow) -> str:
     unit, digits = row.column.unit, row.column.digits
     decisions, physics = same.simulated - row.simulated, same.difference
-    if undecided:
-        cause = f"near ties tip: one simulated run differs from another by ±{row.spread:.{digits}f}, too"
-    elif same.verdict == "within":
+    cause = "link or stages differ"
+    if same.verdict == "within":
         cause = (
             "with the live decisions it is within; the controller decides otherwise on what it sees in the simulator"
         )
-    else:
-        cause = "link or stages differ"
     gap = f"{row.controller}, {row.column.name}: {row.difference:+.{digits}f} {unit}".rstrip()
     return f"{gap} = decisions {decisions:+.{digits}f}, physics {physics:+.{digits}f}; {cause}"
 
 
-def _row(row: LiveRow, same: LiveRow) -> dict[str, Any]:
+def _row(row: LiveRow, same: LiveRow, drawn: LiveRow) -> dict[str, Any]:
+    between = row.interval or Interval(row.gap, float("nan"), float("nan"))
     numbers = {
         "live": row.live,
         "simulated": row.simulated,
-        "spread": row.spread,
         "difference": row.difference,
         "relative": row.relative,
+        "gap_low": between.low,
+        "gap_high": between.high,
         "with_live_decisions": same.simulated,
+        "drawn_anew": drawn.simulated,
+        "drawn_anew_spread": drawn.spread,
     }
     known = {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
     inside = None if row.verdict == "unknown" else row.verdict == "within"
@@ -119,28 +177,50 @@ def _row(row: LiveRow, same: LiveRow) -> dict[str, Any]:
 def sim_to_live(
     log: Path, bundle: Bundle, scenario: Scenario, split: str = "test", *, repeats: int = REPEATS
 ) -> SimToLive:
-    """Replay a live log; DataError, LinkError or ConfigError for a log, a link or a bundle that do not fit."""
+    """Replay a live log; DataError, LinkError or ConfigError for a log, a link or a bundle that do not fit.
+
+    ``repeats`` is of the runs with stage times drawn; of the first replay there are ``PAIRED``, which hardly differ.
+    """
     check_flyable(bundle, scenario)
     replayed = prepare(log, scenario, split)
-    names, block = controllers_of(replayed.run, bundle, log)
-    live = _with_all(replayed.run.by_controller())
-    anew = replay(replayed, bundle, names, block, repeats)
-    turns = owners(anew, block, len(names))
-    parts = {name: anew[turns == i] for i, name in enumerate(_shown(names, bundle))}
-    repeated = replay_decisions(replayed, repeats)
-    own = np.array(replayed.run.controllers)
-    same = {name: repeated[:, own == name] for name in replayed.run.by_controller()}
-    note = _note(replayed)
+    run, (names, block) = replayed.run, controllers_of(replayed.run, bundle, log)
+    played = replay_paired(replayed, bundle, names, block, PAIRED)
+    anew, drawn = _compared(replayed, played.outcomes), replay(replayed, bundle, names, block, repeats)
+    times = frame_times(run, replayed.own)
+    causes = causes_of(run, replayed.own, times, played.outcomes[0], played.observed)
+    turns, shown = owners(drawn, block, len(names)), _shown(names, bundle)
+    parts = {name: drawn[turns == shown.index(name)] for name in run.by_controller()}
+    live = run.by_controller() | {ALL: run.records}
     return SimToLive(
-        compare_live({name: parts[name] for name in same} | {ALL: anew}, live, note=note, columns=REPLAY_COLUMNS),
-        compare_live(same | {ALL: repeated}, live, note=note, columns=REPLAY_COLUMNS),
+        replace(anew, rows=_sure(anew, replayed, played.outcomes), note=_note(replayed)),
+        _compared(replayed, replay_decisions(replayed, PAIRED).outcomes),
+        compare_live(parts | {ALL: drawn}, live, columns=REPLAY_COLUMNS),
+        causes,
         replayed.link.provenance[0],
         dict(replayed.rows.measured),
     )
 
 
-def _with_all(live: dict[str, Outcomes]) -> dict[str, Outcomes]:
-    return live | {ALL: np.concatenate(list(live.values()))}
+def _compared(replayed: Replay, outcomes: Outcomes) -> LiveComparison:
+    """Compare (R, F) records with the live ones, each frame with itself: a controller's are those that it had live."""
+    run = replayed.run
+    ours = {name: outcomes[:, _of(run, name)] for name in (*dict.fromkeys(run.controllers), ALL)}
+    live = run.by_controller() | {ALL: run.records}
+    return compare_live(ours, live, columns=REPLAY_COLUMNS)
+
+
+def _sure(found: LiveComparison, replayed: Replay, outcomes: Outcomes) -> tuple[LiveRow, ...]:
+    """The rows of a comparison with their intervals."""
+    rows: list[LiveRow] = []
+    for name in found.controllers:
+        chosen, own = _of(replayed.run, name), [row for row in found.rows if row.controller == name]
+        rows += with_intervals(own, outcomes[:, chosen], replayed.run.records[chosen])
+    return tuple(rows)
+
+
+def _of(run: RecordedRun, name: str) -> NDArray[np.bool_]:
+    """(F,) which frames were a controller's."""
+    return np.array([name in (ALL, own) for own in run.controllers])
 
 
 def _note(replayed: Replay) -> str:

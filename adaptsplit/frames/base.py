@@ -114,7 +114,8 @@ def find_path(argument: str, *, source: str, data: Path | None) -> Path:
         if place.exists():
             return place
     looked = " and ".join(str(place) for place in places)
-    raise ConfigError(f"frames {source}:{argument}: nothing at {looked}; give the path of a folder or tar of images")
+    what = "a recording, or a number for a camera" if source == "camera" else "a folder or tar of images"
+    raise ConfigError(f"frames {source}:{argument}: nothing at {looked}; give the path of {what}")
 
 
 def _places(path: Path, data: Path | None) -> Sequence[Path]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -21,11 +22,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from adaptsplit.errors import MissingExtraError, RunError
 from adaptsplit.frames.base import SIZE
-from adaptsplit.frames.pictures import to_square
 from adaptsplit.frames.signals import Image
 
 log = logging.getLogger("adaptsplit.camera")
@@ -57,6 +56,8 @@ def cv2() -> Any:
         import cv2 as module
     except ImportError as missing:
         raise MissingExtraError("opencv-python-headless", "camera") from missing
+    if "OPENCV_LOG_LEVEL" not in os.environ:  # it would write a line at every try to open a camera that is away
+        module.utils.logging.setLogLevel(module.utils.logging.LOG_LEVEL_ERROR)
     return module
 
 
@@ -91,6 +92,10 @@ def open_reader(place: str) -> Reader:
 
 def square(picture: NDArray[np.uint8]) -> Image:
     """Return OpenCV's picture (rows, columns, 3 BGR, or grey) as a frame: its middle square, 256 x 256 x 3, RGB."""
+    from PIL import Image as Pillow  # here: every device imports this module, few have a camera of OpenCV's
+
+    from adaptsplit.frames.pictures import to_square
+
     pixels = np.asarray(picture, dtype=np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
