@@ -15,7 +15,7 @@ FAULTS = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, At
 
 
 class _Bounded(Composer):
-    """Counts what aliases repeat before it is built: ten lines can stand for 10^9 values."""
+    """Counts what aliases repeat before it is built (ten lines can stand for 10^9 values), and refuses doubled keys."""
 
     _count = _depth = 0
     _sizes: dict[str, int]
@@ -33,9 +33,22 @@ class _Bounded(Composer):
             raise yaml.YAMLError(f"more than {MAX_DEPTH} levels {event.start_mark}")
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
-        if isinstance(event, yaml.NodeEvent) and event.anchor and not isinstance(event, yaml.AliasEvent):
-            self._sizes[event.anchor] = self._count - before
+        if not isinstance(event, yaml.AliasEvent):
+            if isinstance(event, yaml.NodeEvent) and event.anchor:
+                self._sizes[event.anchor] = self._count - before
+            if isinstance(node, yaml.MappingNode):
+                _refuse_twins(node)
         return node
+
+
+def _refuse_twins(mapping: yaml.MappingNode) -> None:
+    """YAMLError for a key that stands twice: YAML forbids it (1.2, 3.2.1.3), PyYAML lets the last one win."""
+    seen = set()
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise yaml.YAMLError(f"the key {key.value[:80]!r} stands twice {key.start_mark}")
+            seen.add((key.tag, key.value))
 
 
 class _PlainLoader(_Bounded, yaml.SafeLoader):

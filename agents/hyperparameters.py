@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
+from adaptsplit import yaml_text
 from adaptsplit.config import Config, parse, read_yaml
 from adaptsplit.errors import ConfigError, UnknownNameError
 from adaptsplit.registry import did_you_mean
@@ -190,7 +190,7 @@ def override(parameters: Parameters, settings: Sequence[str]) -> Parameters:
         if not equals:
             raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, such as gamma=0.9")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            changes[key.strip()] = yaml_text.read(value.encode())
+        except yaml_text.FAULTS as error:
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {' '.join(str(error).split())}") from error
     return parse(type(parameters), {**parameters.model_dump(), **changes}, "--set") if changes else parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections import OrderedDict
@@ -105,6 +106,6 @@ class _Scrapes(ThreadingMixIn, WSGIServer):
 def parse_where(text: str) -> tuple[str, int]:
     """Return (host, port) of ``PORT`` (loopback) or ``HOST:PORT``; ConfigError for anything else."""
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port[:6]) > 65535 or (":" in text and not host):
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or (":" in text and not host):
         raise ConfigError(f"metrics address {printable(text)!r}; expected PORT (127.0.0.1) or HOST:PORT")
     return host.strip("[]") or "127.0.0.1", int(port)
