@@ -56,6 +56,7 @@ class DeviceSession:
         self._frame = 0  # the frame at hand, or the next one
         self._end: float = math.inf if config.frames is None else config.frames  # the first frame that is not taken up
         self._at_work: Flight | None = None
+        self._known = self.tracker, 0.0  # the tracker, and whether a frame waited, when the frame at work was taken up
         self._last_branch = -1
         self._beats: OrderedDict[int, float] = OrderedDict()
         self._beat_sequence = 0
@@ -154,11 +155,16 @@ class DeviceSession:
     # ---- events of the device's own work ----
 
     def looked(self, frame: int, sharpness: float, difference: float, now: float) -> list[Action]:
-        """The content signals of the frame at work are known: ask for a decision."""
+        """The content signals of the frame at work are known: ask for a decision.
+
+        The controller sees what was known when the frame was taken up, as in the simulator that trained it. A policy
+        that stands near a tie is tipped by the 1 to 3 ms that the signals take.
+        """
         flight = self._working(frame)
         flight.looked_at, flight.signal_dbm = now, float(self.tracker[est.SIGNAL])
-        wait, waiting = flight.decided - flight.arrived, float(self._sender.slot is not None)
-        out = observation_row(self.tracker, now, wait, waiting, sharpness, difference)
+        tracker, waiting = self._known
+        wait = flight.decided - flight.arrived
+        out = observation_row(tracker, flight.decided, wait, waiting, sharpness, difference)
         self._ledger.actions.append(Decide(frame, out))
         return self._ledger.flush()
 
@@ -169,7 +175,9 @@ class DeviceSession:
         flight.decide(decision, *rule, self.config.deadline_s)
         sizes = space.shape[0] - 1, space.shape[1] - 1
         scaled = decision.branch / max(sizes[0], 1), decision.rate / max(sizes[1], 1)
+        sent = self.tracker[est.LAST_SENT]
         est.on_decision(self.tracker, *scaled, min(flight.threshold, 1.0))
+        self.tracker[est.LAST_SENT] = sent
         if space.branches[decision.branch].kind == "skip":
             self._skip(flight, now)
         else:
@@ -253,6 +261,8 @@ class DeviceSession:
     def _take_up(self, now: float) -> None:
         arrived = self._frame / self.config.fps
         self._at_work = Flight(self._frame, arrived, arrived + self.config.deadline_s, decided=now)
+        self._known = self.tracker.copy(), float(self._sender.slot is not None)
+        self.tracker[est.LAST_SENT] = 0.0  # what is sent from now on is sent after this decision's moment
         self._ledger.actions.append(Look(self._frame))
 
     def _working(self, frame: int) -> Flight:

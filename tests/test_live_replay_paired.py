@@ -145,11 +145,11 @@ def test_every_message_and_heartbeat_has_its_own_delay_again(tmp_path: Path) -> 
         assert clock.finish(sent, 768.0) + clock.rtt(sent) == pytest.approx(heard, abs=1e-6)
 
 
-def test_the_replay_looks_when_the_device_looked(scenario: Scenario, bundle: Bundle, log: Path) -> None:
-    """20 ms later all that is known is 20 ms older, unless something came meanwhile; the waiting is the take-up's."""
+def test_the_replay_takes_frames_up_when_the_device_did(scenario: Scenario, bundle: Bundle, log: Path) -> None:
+    """20 ms later all that is known is 20 ms older, unless something came meanwhile; the frame has waited, too."""
     replayed = prepare(log, scenario, "test")
     times = frame_times(replayed.run, replayed.own)
-    later = replace(times, looked=times.looked + 0.02, late=times.late + 0.001)
+    later = replace(times, looked=times.looked + 0.02, late=times.late + 0.02)
     player, older, came = Player(replayed, times, 0), 0, 0
     late_player = Player(replayed, later, 0)
     while player.frame < 40:
@@ -157,7 +157,7 @@ def test_the_replay_looks_when_the_device_looked(scenario: Scenario, bundle: Bun
         a, b = player.observe()[0], late_player.observe()[0]
         assert np.array_equal(player.observe()[0], a)  # to look changes nothing
         wait = [float(obs.physical(seen, "frame_wait")) for seen in (a, b)]
-        assert wait[1] - wait[0] == pytest.approx(0.001, abs=1e-6)
+        assert wait[1] - wait[0] == pytest.approx(0.02, abs=1e-6)
         grown = float(obs.physical(b, "heard_age") - obs.physical(a, "heard_age"))
         older, came = older + (abs(grown - 0.02) < 1e-5), came + (grown < 0.02 - 1e-5)
         player.step(np.array([[1, 0, 6]]))

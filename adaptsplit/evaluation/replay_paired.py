@@ -1,10 +1,10 @@
 """A live run played again frame by frame, with the very stage times that each frame had: the controllers decide anew.
 
 Live and simulated run share everything that was chance: the delays of link and host (``replay_link``), the stage times
-(``replay_times``), and the instant at which the device looked. What differs between them is then the simulator's doing:
-estimates, observations, decisions, the sender, payloads, qualities; near ties are not tipped by another draw. The core
-is the simulator's compiled one, untouched; before each step the stage tables of its world hold the times of the frame
-at hand.
+(``replay_times``), and the instant at which a frame was taken up. What differs between them is then the simulator's
+doing: estimates, observations, decisions, the sender, payloads, qualities; near ties are not tipped by another draw.
+The core is the simulator's compiled one, untouched; before each step the stage tables of its world hold the times of
+the frame at hand.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from adaptsplit.recorded_run import Seen
 Array = NDArray[np.float64]
 
 PLACES = {"head": HEAD, "encode": ENCODE, "tail": TAIL, "signal": SIGNAL}
-FRAME_WAIT = obs.index("frame_wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +60,18 @@ class Player:
         return int(self.simulator.frame[0])
 
     def observe(self) -> Observations:
-        """Return (1, D) what the device knows when it looks: after the content signals, as long as they took live.
+        """Return (1, D) what the device knows when it takes the frame up, as late as the live device was at that.
 
-        A frame that the live device never looked at is seen when it is taken up, as in any simulation.
+        A frame that the live device never looked at is seen as soon as the device is free, as in any simulation.
         """
-        looked, late = self._times.looked[self.frame], self._times.late[self.frame]
-        if math.isnan(looked):
+        late = self._times.late[self.frame]
+        if math.isnan(late):
             return self._taken_up
-        s, world = self.simulator, self.simulator.world
+        s = self.simulator
         state, raw, seen = s.states[0].copy(), np.zeros(obs.SIZE), np.zeros((1, obs.SIZE), dtype=np.float32)
-        wait = state[NOW] + late - self.frame / world.constants.fps
-        deliver(s.packed, state, s.seeds[0], s.logs[0].copy(), state[NOW] + looked, math.inf)
-        state[NOW] += looked
+        deliver(s.packed, state, s.seeds[0], s.logs[0].copy(), state[NOW] + late, math.inf)
+        state[NOW] += late
         look(s.packed, state, raw)
-        raw[FRAME_WAIT] = wait
         obs.normalise(raw, seen[0])
         return seen
 
