@@ -35,6 +35,9 @@ class Job:
         return self.arrived + self.message.budget_us / US
 
 
+_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 class BatchTimes:
     """Time of a batch of k jobs of one branch, s: ``a + b k`` by least squares that forget; 0 before any was seen."""
 
@@ -44,10 +47,9 @@ class BatchTimes:
 
     def note(self, branch: int, k: int, seconds: float) -> None:
         """A batch of ``k`` took ``seconds``."""
-        new = (1.0, float(k), float(k * k), seconds, k * seconds)
-        old = self._sums.get(branch, (0.0,) * 5)
-        n, sk, skk, st, skt = (self._keep * a + b for a, b in zip(old, new, strict=True))
-        self._sums[branch] = n, sk, skk, st, skt
+        n, sk, skk, st, skt = self._sums.get(branch, _NOTHING)
+        q = self._keep
+        self._sums[branch] = q * n + 1.0, q * sk + k, q * skk + k * k, q * st + seconds, q * skt + k * seconds
 
     def predict(self, branch: int, k: int = 1) -> float:
         """Return the expected time of a batch of ``k``, never below 0."""
@@ -101,8 +103,8 @@ class TailQueue:
         return self._rest_s(now) + sum(self._span(branch, count) for branch, count in before.items())
 
     def start(self, job: Job) -> tuple[Job, ...]:
-        """Put a job to work that came to a free worker, with nothing before it (``idle``)."""
-        self.at_work = (Job(job.device, job.message, job.arrived, job.arrived, job.model),)
+        """Put a job to work that came to a free worker, with nothing before it (``idle``); it has begun already."""
+        self.at_work = (job,)
         return self.at_work
 
     def push(self, job: Job) -> None:

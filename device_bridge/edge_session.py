@@ -33,6 +33,7 @@ MAX_QUEUE = 64
 MAX_QUEUE_BYTES = 32 << 20
 MAX_DEVICES = 4096
 ANY_MODEL = bytes(MODEL_BYTES)
+NO_LOAD = ServerLoad(0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +170,14 @@ class EdgeSession:
         if self._repeated(device, message):
             self.counts["repeated"] += 1
             return [reply]
+        queue = self.lanes[model].queue
+        if queue.idle:
+            return [reply, Work(queue.start(Job(device, message, now, now, model)))]
         return [reply, *self._admit(Job(device, message, now, model=model), now)]
 
     def _admit(self, job: Job, now: float) -> list[EdgeAction]:
+        """Take a job in that something stands before, unless it would be late for that."""
         queue = self.lanes[job.model].queue
-        if queue.idle:
-            return [Work(queue.start(job))]
         why = "dropped_full" if queue.full(job) else "dropped_hopeless" if queue.hopeless(job, now) else ""
         if why:
             self.counts[why] += 1
@@ -213,7 +216,7 @@ class EdgeSession:
 
     def _load(self, model: bytes, now: float) -> ServerLoad:
         queue = self.lanes[model].queue
-        return ServerLoad(len(queue), queue.wait_s(now))
+        return NO_LOAD if queue.idle else ServerLoad(len(queue), queue.wait_s(now))
 
     def _result(
         self, job: Job, now: float, status: Status, load: ServerLoad, answer: TailAnswer | None = None

@@ -263,4 +263,5 @@ def _sealed(header: bytes) -> bytes:
 
 
 def _microseconds(seconds: float) -> int:
-    return min(max(round(seconds * 1e6), 0), _MAX_U32)
+    value = round(seconds * 1e6)
+    return value if 0 <= value <= _MAX_U32 else 0 if value < 0 else _MAX_U32
