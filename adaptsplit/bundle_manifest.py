@@ -20,7 +20,7 @@ from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.decision import DecisionSpace
 from adaptsplit.errors import ConfigError, DataError
 from adaptsplit.guard_range import TrainedRange
-from adaptsplit.signing import Refusal, RefusedBundle, Shown, refuse_twins
+from adaptsplit.signing import PrintableOnly, Refusal, RefusedBundle, refuse_twins
 
 MAX_VALUES = 1 << 17  # of a manifest; those of the shipped scenarios have about 3,600
 _NESTS = (dict, list)
@@ -38,8 +38,8 @@ class ControllerEntry(Config):
     """The controller: ``source`` is the name it is built from, or ``policy.npz`` for a learned one."""
 
     kind: Literal["static", "random", "rule", "learned"]
-    name: Shown = Field(min_length=1, max_length=200)
-    source: Shown = Field(min_length=1, max_length=200)
+    name: PrintableOnly = Field(min_length=1, max_length=200)
+    source: PrintableOnly = Field(min_length=1, max_length=200)
 
 
 class StageEntry(Config):
@@ -54,17 +54,17 @@ class Manifest(Config):
     """The content of ``manifest.json``."""
 
     schema_: Literal["adaptsplit.bundle/1"] = Field(alias="schema")
-    name: Shown
-    created: Shown
-    library: Shown
-    scenario: Shown
-    device: Shown
-    frames: Shown
+    name: PrintableOnly
+    created: PrintableOnly
+    library: PrintableOnly
+    scenario: PrintableOnly
+    device: PrintableOnly
+    frames: PrintableOnly
     observation: str
     space: dict[str, Any]
     controller: ControllerEntry
     context: ControllerContext
-    classes: tuple[Shown, ...]
+    classes: tuple[PrintableOnly, ...]
     stages: StageEntry
     summary: dict[str, Any]
     trained: TrainedRange | None = None

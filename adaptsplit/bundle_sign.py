@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from adaptsplit.bundle import load_bundle
 from adaptsplit.errors import ConfigError
+from adaptsplit.files import write_whole
 from adaptsplit.signing import (
     MAX_TIME,
     SIGNATURE_FILE,
@@ -18,7 +19,6 @@ from adaptsplit.signing import (
     Trust,
     decisions_hash,
     sign_statement,
-    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def sign_bundle(
         min_library=min_library,
     )
     try:
-        write_atomically(bundle.path / SIGNATURE_FILE, sign_statement(statement, key))
+        write_whole(bundle.path / SIGNATURE_FILE, sign_statement(statement, key), durable=True)
     except OSError as error:
         raise ConfigError(f"{bundle.path}: cannot be written ({error.strerror}); copy the bundle elsewhere") from error
     return statement

@@ -15,7 +15,7 @@ from adaptsplit import observation as obs
 from adaptsplit.errors import DataError
 from adaptsplit.outcome import OUTCOME, Outcomes, from_rows
 
-MAX_LOG_BYTES = 512 << 20  # two days at 10 frames/s
+MAX_LOG_BYTES = 512 << 20  # about a day at 10 frames/s: 580 bytes each, more with observations
 BROKEN_LINE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 Seen: TypeAlias = NDArray[np.float32]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from pydantic import AfterValidator, Field
 from adaptsplit import observation as obs
 from adaptsplit.config import Config, parse, printable, refuse_constant
 from adaptsplit.errors import AdaptsplitError, BundleError
+from adaptsplit.files import write_whole
 
 if TYPE_CHECKING:
     from adaptsplit.signing_keys import PrivateKey, PublicKey
@@ -72,14 +72,15 @@ class RefusedBundle(BundleError):
         self.code = code
 
 
-def _shown(text: str) -> str:
+def _printable_only(text: str) -> str:
     if not text.isprintable():
         raise ValueError("characters that a terminal would not show")
     return text
 
 
-Shown = Annotated[str, AfterValidator(_shown)]
-"""Text of a signed document that people will see: with a cursor's movements in it, one version could show another."""
+PrintableOnly = Annotated[str, AfterValidator(_printable_only)]
+"""Text of a signed document, refused where a terminal would not show all of it: with a cursor's movements in it, one
+version could show another."""
 
 
 class Statement(Config):
@@ -89,7 +90,7 @@ class Statement(Config):
     """
 
     manifest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    name: Shown = Field(min_length=1, max_length=200)
+    name: PrintableOnly = Field(min_length=1, max_length=200)
     version: int = Field(ge=1, le=MAX_TIME, strict=True)
     issued: int = Field(ge=0, le=MAX_TIME, strict=True)
     not_after: int = Field(ge=0, le=MAX_TIME, strict=True)
@@ -167,7 +168,7 @@ class Trust:
             "manifest": statement.manifest,
         }
         try:
-            write_atomically(self.memory, json.dumps(content).encode() + b"\n")
+            write_whole(self.memory, json.dumps(content).encode() + b"\n", durable=True)
         except OSError as error:
             raise RefusedBundle(
                 Refusal.MEMORY,
@@ -311,24 +312,6 @@ def read_capped(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"more than {limit} bytes")
     return data
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a power cut leaves the old content or the new one; OSError otherwise."""
-    draft = path.with_name(f"{path.name}.draft-{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from adaptsplit.scenario import Scenario
 
 RUN_FILES = (POLICY_FILE, LOG_FILE, CHECKPOINT_FILE, RUN_FILE)
-PARTIAL_FILES = ("policy.next.npz", "checkpoint.next.pt", "run.json.part")
+PARTIAL_FILES = ("policy.next.npz", "checkpoint.next.pt")
 MAX_SPEC_BYTES = 4 << 20
 PARENT_GONE_S = 30.0
 """How long a trial whose parent is gone may take to end (it writes a checkpoint) before it is ended outright."""
@@ -149,7 +149,8 @@ def _train(spec: TrialSpec, scenario: Scenario, seed: int, send: Send, *, resume
 def clear(folder: Path) -> None:
     """Remove the files of a run that cannot be gone on with; only ever a run's own files."""
     for name in (*RUN_FILES, *PARTIAL_FILES):
-        (folder / name).unlink(missing_ok=True)
+        for path in (folder / name, *folder.glob(f"{name}.draft-*")):
+            path.unlink(missing_ok=True)
 
 
 def main() -> int:

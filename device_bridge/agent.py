@@ -38,7 +38,7 @@ from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.device_bridge.messages import Heartbeat
 from adaptsplit.device_bridge.parts import DevicePart, Parts
 from adaptsplit.device_bridge.process import new_session
-from adaptsplit.device_bridge.rate_limit import RateLimit
+from adaptsplit.device_bridge.rate_limit import for_screens
 from adaptsplit.device_bridge.records import Records
 from adaptsplit.device_bridge.sensors import as_trained, for_policy
 from adaptsplit.device_bridge.session import DeviceSession
@@ -56,7 +56,6 @@ START_AFTER_S = 0.05
 LONGEST_WAIT_S = 0.25
 END_S = 2.0  # how long a device that is stopped waits for the results of what it has sent; as an edge server's drain
 STATE_APART_S = 0.1  # AS-030
-TOLD_HZ, TOLD_BURST = 0.2, 10.0  # lines on standard error, of each kind: a link that flaps must not fill the disk
 
 Inbound: TypeAlias = Incoming | Done
 
@@ -80,7 +79,7 @@ class DeviceAgent:
         self._block = block
         self.camera = camera
         self.counts: Counter[str] = Counter()
-        self._told = RateLimit(TOLD_HZ, TOLD_BURST)
+        self._told = for_screens()
         controller = bundle.build(list(controllers), block, guard=options.guard)
         self.decider = Decider(controller, bundle.space, options.seed, options.keep)
         self.log = LiveLog(options.log, options.observations, *options.log_bounds)

@@ -137,8 +137,8 @@ class Camera:
             last = index, frame.image
             with self._change:
                 self._ready[number] = Shot(frame, before)
-                while (oldest := next(iter(self._ready))) <= self._wanted - KEPT:  # a busy device passes over frames
-                    del self._ready[oldest]
+                for old in [n for n in self._ready if n <= self._wanted - KEPT]:  # a busy device passes over frames
+                    del self._ready[old]
                 self._change.notify_all()
 
     def _before(self, index: int, last: tuple[int, NDArray[np.uint8]] | None) -> NDArray[np.uint8] | None:

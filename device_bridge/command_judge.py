@@ -34,7 +34,7 @@ class Judge:
     def __init__(self, life: str, known: Iterable[str]) -> None:
         self._life = life
         self._known = frozenset(known)
-        self._names = ", ".join(sorted(known))
+        self._names = ", ".join(sorted(self._known))
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._numbers: OrderedDict[str, int] = OrderedDict()
 

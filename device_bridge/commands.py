@@ -72,9 +72,9 @@ def controller(agent: DeviceAgent, args: Args) -> dict[str, Any] | Job:
     names, block = str(args["name"]), args.get("block", 50)
     if not isinstance(block, int) or not 1 <= block <= MAX_BLOCK:
         raise ConfigError(f"block {block!r}; expected 1 to {MAX_BLOCK} frames")
-    wanted = [_buildable(name.strip()) for name in names.split(",", MAX_NAMES)]
-    if len(wanted) > MAX_NAMES:
+    if names.count(",") >= MAX_NAMES:
         raise ConfigError(f"more than {MAX_NAMES} controllers; name fewer")
+    wanted = [_buildable(name.strip()) for name in names.split(",")]
 
     def apply(made: Controller) -> dict[str, Any]:
         agent.decider.swap(made)

@@ -89,7 +89,8 @@ class EdgeServer:
         self._workers = [threading.Thread(target=self._work, args=(jobs,), daemon=True) for jobs in self._jobs.values()]
         for worker in self._workers:
             worker.start()
-        self._link = EdgeLink(broker, fleet, edge, self._received, workers)
+        with self._lock:  # what comes before the constructor has returned waits
+            self._link = EdgeLink(broker, fleet, edge, self._received, workers)
 
     def __enter__(self) -> EdgeServer:
         return self

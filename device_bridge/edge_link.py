@@ -17,7 +17,7 @@ from typing import Any, Literal
 from adaptsplit.device_bridge.control import Connection, EdgeState, parse_control
 from adaptsplit.device_bridge.mqtt import MqttTransport
 from adaptsplit.device_bridge.process import new_session
-from adaptsplit.device_bridge.rate_limit import RateLimit
+from adaptsplit.device_bridge.rate_limit import for_screens
 from adaptsplit.device_bridge.topics import check_id, edge_connection, every_device
 from adaptsplit.device_bridge.transport import BrokerAddress, Extras, OnMessage, Will
 from adaptsplit.device_bridge.voice import Voice
@@ -27,7 +27,6 @@ log = logging.getLogger("adaptsplit.edge")
 
 SHARED_WAIT_S = 3.0
 UNSUBSCRIBE_S = 2.0
-TOLD_HZ, TOLD_BURST = 0.2, 10.0  # lines on standard error, of each plane: one that flaps must not fill the disk
 MIN_GROUP_CHARS = 16  # beyond guessing at the rate of a network
 
 
@@ -85,12 +84,12 @@ class EdgeLink:
         self._draining = False
         self._received = received
         self._heard_self = threading.Event()
-        self._told = RateLimit(TOLD_HZ, TOLD_BURST)
+        self._told = for_screens()
         unique = f"{edge}-{new_session().hex()}"  # told to nobody: who knows a client id can push its client out
         ups, beats = (shared(every_device(fleet, leaf), workers) for leaf in ("up", "heartbeat"))
         own = shared(self._topic, None if workers is None else new_session().hex())
         with self._lock:  # a connection may stand before its constructor has returned: what it says must find both
-            # 3.1.1: nothing on the data plane has properties, and paho spends more time on each message of MQTT 5.
+            # 3.1.1: nothing on the data plane has properties, and one version on it is one form to measure and test.
             self._data = SharedTransport(broker, f"{unique}-data", [ups], received, self._linked("data"), mqtt5=False)
             self._control = SharedTransport(
                 broker,

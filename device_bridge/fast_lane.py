@@ -24,13 +24,13 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from adaptsplit.device_bridge.packets import PUBLISH, body_of, remaining_length
+from adaptsplit.device_bridge.packets import MAX_PACKET_BYTES, PUBLISH, body_of, remaining_length
 
 __all__ = ["FastLane", "LaneClient", "Waker"]
 
 READ_BYTES = 64 * 1024
 MAX_UNSENT_BYTES = 4 << 20
-MAX_TOPICS = 4096
+MAX_HEADS = 4096
 
 Deliver = Callable[[bytes, bytes], None]
 """(topic in UTF-8, payload); must not raise."""
@@ -157,7 +157,7 @@ class FastLane:
     # ---- what everybody calls ----
 
     def publish(self, topic: str, payload: bytes) -> bool:
-        """Send a message at QoS 0; False when the connection takes no more."""
+        """Send a message at QoS 0; False when the connection takes no more. The topic has at most 65535 bytes."""
         head = self._heads.get(topic)
         if head is None:
             head = self._head(topic)
@@ -177,7 +177,10 @@ class FastLane:
         return data
 
     def _split(self, data: bytes) -> None:
-        """Cut the stream into packets: messages at QoS 0 are delivered, the others are left for paho."""
+        """Cut the stream into packets: messages at QoS 0 are delivered, the others are left for paho.
+
+        As is whatever follows one of those: paho's SUBACK, say, is heard before the messages that it lets through.
+        """
         if self._rest:
             self._rest += data
             if len(self._rest) < self._wanted:
@@ -189,7 +192,7 @@ class FastLane:
             body, end = body_of(data, at)
             if end > size:
                 break
-            if data[at] != PUBLISH or not self._message(data, body, end):
+            if self._for_paho or data[at] != PUBLISH or not self._message(data, body, end):
                 self._for_paho += data[at:end]
             at = end
         if at < size:
@@ -203,7 +206,7 @@ class FastLane:
         if self._properties:
             if topic_end >= end:
                 return False
-            begin = body_of(data, topic_end - 1)[1]  # properties: a length, and as many bytes
+            begin += _properties_size(data[topic_end : min(topic_end + 4, end)])
         if topic_end == at + 2 or begin > end:
             return False
         self._deliver(data[at + 2 : topic_end], data[begin:end])
@@ -212,7 +215,7 @@ class FastLane:
     # ---- writing ----
 
     def _head(self, topic: str) -> bytes:
-        if len(self._heads) >= MAX_TOPICS:
+        if len(self._heads) >= MAX_HEADS:
             self._heads.clear()
         name = topic.encode()
         head = self._heads[topic] = len(name).to_bytes(2, "big") + name + self._properties
@@ -244,6 +247,14 @@ class FastLane:
             self._error = error
             self._out.clear()
             self._waker.wake()
+
+
+def _properties_size(start: bytes) -> int:
+    """Return how long properties are with their length, whose bytes ``start`` begins with; too long when it is none."""
+    try:
+        return body_of(b"\0" + start, 0)[1] - 1  # as a packet's, but for the type before
+    except OSError:
+        return MAX_PACKET_BYTES + 1
 
 
 class LaneClient(paho.Client):

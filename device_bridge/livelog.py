@@ -26,6 +26,7 @@ from adaptsplit.recorded_run import by_controller, joined
 log = logging.getLogger("adaptsplit.device")
 
 OLD_SUFFIX = ".old"
+PATIENCE = 2  # how many times its limit a file may reach while it cannot be set aside
 
 
 class LiveLog:
@@ -33,7 +34,9 @@ class LiveLog:
 
     limit_bytes: a file that reaches it is set aside as ``NAME.old`` (as is what an earlier life left there) and a new
     one begun; None for one file without a bound. kept: how many frames' records stay in memory; None for all.
-    A full disk costs lines (``lost``), and never an exception.
+    A file that cannot be set aside is written on, up to twice its limit, and every line tries again.
+    A full disk costs lines (``lost``), and never an exception; the log goes on when there is room again.
+    ConfigError at the start, when the log cannot be begun or what is there cannot be set aside.
     """
 
     def __init__(
@@ -43,10 +46,9 @@ class LiveLog:
         self._kept = kept
         self._path = path
         self._described: Mapping[str, Any] = {}
-        if limit_bytes is not None:
-            self._set_aside()
-        self._file = None if path is None else _opened(path)
+        self._file = None if path is None else _opened(path, aside=limit_bytes is not None)
         self._lost = 0
+        self._stuck = False
         self._observations = observations
         self._records: dict[int, tuple[str, Outcomes]] = {}
 
@@ -105,27 +107,41 @@ class LiveLog:
         return by_controller([name for name, _ in rows], joined([row for _, row in rows]))
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        if self._file is not None and self._file.write(json.dumps(row, allow_nan=False)):
-            self._rotate(self._file)
-
-    def _rotate(self, file: LineFile) -> None:
-        """Begin a new file when this one is full; each has the line ``run`` first, and one older file is kept."""
-        if self._limit is None or self._path is None or file.size < self._limit:
+        if self._file is None:
             return
-        file.close()
-        self._lost, self._file = self.lost, None
+        if self._full(self._file, PATIENCE) and not self._rotated(self._file):
+            self._lost += 1
+        elif self._file.write(json.dumps(row, allow_nan=False)) and self._full(self._file):
+            self._rotated(self._file)
+
+    def _full(self, file: LineFile, times: int = 1) -> bool:
+        return self._limit is not None and file.size >= times * self._limit
+
+    def _rotated(self, file: LineFile) -> bool:
+        """Begin a new file, its first line ``run``, and keep the full one as the older; whether that went."""
+        assert self._path is not None
         try:
-            self._set_aside()
-            self._file = LineFile(self._path)
+            _set_aside(self._path)
+            fresh = LineFile(self._path)
         except OSError as error:
-            log.warning("%s: %s; nothing is logged from here on, the flight goes on", self._path, error.strerror)
-            return
+            self._say_stuck(error)
+            return False
+        file.close()
+        self._lost, self._file, self._stuck = self.lost, fresh, False
         if self._described:
-            self._file.write(json.dumps(self._described, allow_nan=False))
+            fresh.write(json.dumps(self._described, allow_nan=False))
+        return True
 
-    def _set_aside(self) -> None:
-        if self._path is not None and self._path.is_file() and self._path.stat().st_size:
-            self._path.replace(self._path.with_name(self._path.name + OLD_SUFFIX))
+    def _say_stuck(self, error: OSError) -> None:
+        if not self._stuck:
+            log.warning("%s: no new file (%s); the full one grows, then lines are lost", self._path, error.strerror)
+        self._stuck = True
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what is there; a log that is open is written on under its new name."""
+    if path.is_file() and path.stat().st_size:
+        path.replace(path.with_name(path.name + OLD_SUFFIX))
 
 
 def _finite(value: Any) -> Any:
@@ -134,10 +150,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _opened(path: Path) -> LineFile:
+def _opened(path: Path, *, aside: bool) -> LineFile:
     """Open the log, its folder made where it is missing; ConfigError at the start rather than a run without a log."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if aside:
+            _set_aside(path)
         return LineFile(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --log") from error

@@ -64,10 +64,6 @@ def tune_socket(sock: socket.socket, send_buffer: int | None = None) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
 
-def _leave_to_the_loop(client: Any, userdata: Any, sock: Any) -> None:
-    """Paho has output; it has woken the network loop, which writes it."""
-
-
 class MqttTransport:
     """One MQTT connection with a clean session. See the module's text; ``Transport`` is its protocol.
 
@@ -131,9 +127,7 @@ class MqttTransport:
             properties = will_properties(will.extras, self.version)
             client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
         client.on_socket_open = self._guard(self._socket_opened)
-        client.on_socket_register_write = self._guard(
-            _leave_to_the_loop
-        )  # else publish() writes on the caller's thread
+        client.on_socket_register_write = self._has_output  # else publish() writes on the caller's thread
         client.on_connect = self._guard(self._connected)
         if self.version == 5:  # 3.1.1 gives no reasons, and paho would make objects for them at QoS 0, too
             client.on_publish = self._guard(self._published)
@@ -147,7 +141,7 @@ class MqttTransport:
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, extras: Extras | None = None
     ) -> bool:
-        """Hand a message to paho if connected; False otherwise (nothing is queued for later)."""
+        """Hand a message over if connected; False otherwise (nothing is queued for later)."""
         if not self.connected.is_set():
             self.counts["not_connected"] += 1
             return False
@@ -156,12 +150,13 @@ class MqttTransport:
             return False
         properties = publish_properties(extras, self.version)
         if self._lane is not None and not (qos or retain or properties):
-            return self._lane.publish(topic, payload)
+            left = self._lane.publish(topic, payload)
+            self.counts["not_taken"] += not left
+            return left
         return self._publish_by_paho(topic, payload, qos, retain, properties)
 
     def _publish_by_paho(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Any) -> bool:
         info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
-        self._waker.wake()
         left = bool(info.rc == paho.MQTT_ERR_SUCCESS)
         if qos and left:
             self._last = info
@@ -184,7 +179,6 @@ class MqttTransport:
             time.sleep(0.005)
         self._closing.set()
         self._client.disconnect()
-        self._waker.wake()
         self._thread.join(timeout=5.0)
         self._waker.close()
 
@@ -218,6 +212,10 @@ class MqttTransport:
     def _socket_opened(self, client: Any, userdata: Any, lane: FastLane) -> None:
         self._lane = lane
         tune_socket(lane.raw, self._send_buffer)
+
+    def _has_output(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Paho has something to write: the network's thread shall."""
+        self._waker.wake()
 
     def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if not self._protocol.answer(reason):

@@ -87,7 +87,7 @@ class Operator:
         until = time.monotonic() + seconds
         time.sleep(min(SETTLE_S, seconds) if all_told else seconds)
         while time.monotonic() < until and not self._all_told():
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         return self.view
 
     def _all_told(self) -> bool:

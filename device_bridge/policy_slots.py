@@ -17,6 +17,7 @@ from pathlib import Path
 from adaptsplit.bundle import MANIFEST_FILE, Bundle
 from adaptsplit.device_bridge.policy_reasons import Reason, RefusedUpdate
 from adaptsplit.device_bridge.policy_update import Update, networks
+from adaptsplit.files import sync_folder
 from adaptsplit.signing import SIGNATURE_FILE
 
 DRAFT = ".draft"
@@ -86,15 +87,6 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

@@ -27,7 +27,8 @@ from adaptsplit.device_bridge.policy_slots import Slots
 from adaptsplit.device_bridge.policy_state import Rates, Result, Slot, StoreState, Trial
 from adaptsplit.device_bridge.policy_update import Update
 from adaptsplit.errors import BundleError, ConfigError
-from adaptsplit.signing import SignatureFile, Trust, decisions_hash, read_capped, write_atomically
+from adaptsplit.files import write_whole
+from adaptsplit.signing import SignatureFile, Trust, decisions_hash, read_capped
 
 log = logging.getLogger("adaptsplit.device")
 
@@ -263,7 +264,7 @@ class PolicyStore:
 
     def _write_through(self, state: StoreState) -> None:
         document: dict[str, Any] = state.model_dump(by_alias=True)
-        write_atomically(self.folder / "state.json", json.dumps(document, indent=1).encode() + b"\n")
+        write_whole(self.folder / "state.json", json.dumps(document, indent=1).encode() + b"\n", durable=True)
         self._state, self._dirty = state, False
 
 

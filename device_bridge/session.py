@@ -161,8 +161,8 @@ class DeviceSession:
         that stands near a tie is tipped by the 1 to 3 ms that the signals take.
         """
         flight = self._working(frame)
-        flight.looked_at, flight.signal_dbm = now, float(self.tracker[est.SIGNAL])
         tracker, waiting = self._known
+        flight.looked_at, flight.signal_dbm = now, float(tracker[est.SIGNAL])
         wait = flight.decided - flight.arrived
         out = observation_row(tracker, flight.decided, wait, waiting, sharpness, difference)
         self._ledger.actions.append(Decide(frame, out))

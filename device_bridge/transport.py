@@ -51,12 +51,12 @@ class BrokerAddress:
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
         """Parse a URL; ConfigError says what was expected."""
-        said = _LOGIN.sub("//***@", url)
+        said = _LOGIN.sub(lambda found: f"{found[1] or ''}***@", url)
         try:
             parts = urlsplit(url if "://" in url else f"mqtt://{url}")
             port = parts.port
         except ValueError as error:
-            raise ConfigError(f"broker {said!r}: {error}; expected mqtt://HOST:PORT") from error
+            raise ConfigError(f"broker {said!r}: expected mqtt://HOST:PORT, the port a number up to 65535") from error
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
             raise ConfigError(f"broker {said!r}: expected mqtt://HOST:PORT, such as mqtt://127.0.0.1:1883")
         tls = parts.scheme == "mqtts"
@@ -83,7 +83,7 @@ class BrokerAddress:
 
 
 _FILES = ("ca", "cert", "key")
-_LOGIN = re.compile(r"//[^/]*@")  # what no error may show
+_LOGIN = re.compile(r"^(\w+://)?.*@", re.DOTALL)  # what no error may show
 
 
 def _query(url: str, query: str) -> dict[str, str]:

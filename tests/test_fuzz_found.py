@@ -149,7 +149,7 @@ FOUND: dict[str, tuple[Callable[[Any], object], Callable[[], Any], str]] = {
     "telemetry-huge": (read_telemetry, lambda: b'{"signal_dbm":[%s]}' % (b"9" * 400), "too large"),  # OverflowError
     "trace-zip": (FILES["trace"]().decode, trace_of_another_header, "not a saved trace"),  # BadZipFile
     "live-log-integer": (FILES["live-log"]().decode, live_log_of_a_large_number, "line 2"),  # OverflowError
-    "address-bracket": (BrokerAddress.parse, lambda: "mqtts://_::1]:8883", "Invalid IPv6"),  # ValueError
+    "address-bracket": (BrokerAddress.parse, lambda: "mqtts://_::1]:8883", "expected mqtt://HOST:PORT"),  # ValueError
     "manifest-inf": (read_manifest, lambda: manifest_saying(b"1.01", b"1e999"), "beyond the numbers"),
 }
 

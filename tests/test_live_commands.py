@@ -79,6 +79,12 @@ def test_as_052_to_056_each_refusal_has_its_word() -> None:
     assert judged(judge, command(10)) == "DO"
 
 
+def test_as_055_a_refusal_names_what_there_is_however_the_names_were_given() -> None:
+    reply = Judge(LIFE, iter(["rebirth", "ping"])).judge("s", "fly", command(1), NOW, 0.0)
+    assert reply is not None
+    assert reply.reason == "no command 'fly' here; there are ping, rebirth"
+
+
 @pytest.mark.parametrize(
     ("offset_s", "says"),
     [

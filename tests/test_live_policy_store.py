@@ -504,11 +504,11 @@ def test_a_damaged_memory_of_versions_takes_no_update_and_stops_no_start(
     assert device.offer(update_of(made / "v3")) == ("FAILED", Reason.STORE)
 
 
-@pytest.mark.parametrize("name", ["write_synced", "sync_folder", "write_atomically", "link", "free"])
+@pytest.mark.parametrize("name", ["write_synced", "sync_folder", "write_whole", "link", "free"])
 def test_a_full_disk_takes_no_update_and_the_old_policy_stays(
     name: str, device: Device, made: Path, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     usage = shutil.disk_usage(device.store.folder)
@@ -518,7 +518,7 @@ def test_a_full_disk_takes_no_update_and_the_old_policy_stays(
         elif name == "free":
             patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
         else:
-            patch.setattr(policy_store if name == "write_atomically" else policy_slots, name, full)
+            patch.setattr(policy_store if name == "write_whole" else policy_slots, name, full)
         assert device.offer(update_of(made / "v2")) == ("FAILED", Reason.DISK_FULL)
         assert device.version == 1
         assert device.store.state.trial is None
@@ -530,12 +530,12 @@ def test_a_full_disk_takes_no_update_and_the_old_policy_stays(
 def test_the_end_of_a_trial_is_written_as_soon_as_the_disk_takes_it(
     device: Device, made: Path, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     device.offer(update_of(made / "v2"))
     with monkeypatch.context() as patch:
-        patch.setattr(policy_store, "write_atomically", full)
+        patch.setattr(policy_store, "write_whole", full)
         device.updater.judged(Reason.MISSES, "", 1.0)
         assert (device.version, device.last[0]) == (1, "ROLLED_BACK")
         device.updater.tick(2.0)

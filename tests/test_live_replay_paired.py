@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from replay_cases import STATIC, as_live_exactly, log_of_link, trace
 
+from adaptsplit import estimators as est
 from adaptsplit import observation as obs
 from adaptsplit.bundle import Bundle, export_bundle
+from adaptsplit.device_bridge.livelog import LiveLog
 from adaptsplit.envs import build_world
 from adaptsplit.errors import DataError
-from adaptsplit.evaluation.gap import block_resamples, with_intervals
+from adaptsplit.evaluation import gap, replay_link
+from adaptsplit.evaluation.gap import PIECE_BYTES, block_resamples, piece_size, with_intervals
 from adaptsplit.evaluation.live import REPLAY_COLUMNS, Column, LiveRow, compare_live, gap_of
 from adaptsplit.evaluation.replay import prepare
 from adaptsplit.evaluation.replay_causes import causes_of, otherwise, stalled
@@ -23,7 +27,9 @@ from adaptsplit.evaluation.replay_paired import Player, replay_decisions, replay
 from adaptsplit.evaluation.replay_times import as_drawn, frame_times
 from adaptsplit.evaluation.sim_to_live import ALL, sim_to_live
 from adaptsplit.evaluation.statistics import Interval
-from adaptsplit.links import LinkClock, LinkTrace
+from adaptsplit.links import LinkClock, LinkTrace, container
+from adaptsplit.links.livelog import DEFAULT_DT_S
+from adaptsplit.links.trace import MAX_SAMPLES
 from adaptsplit.outcome import Outcomes, empty
 from adaptsplit.recorded_run import RecordedRun
 from adaptsplit.scenario import Scenario, load_scenario
@@ -206,6 +212,33 @@ def test_the_interval_of_paired_frames_has_the_width_that_theory_says() -> None:
     assert same.interval == Interval(0.0, 0.0, 0.0)
 
 
+def test_the_interval_is_the_same_whatever_is_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    simulated, live = sent(rng.integers(0, 1500, 2 * 90)).reshape(2, 90), sent(rng.integers(0, 1500, 90))
+    rows = rows_of(simulated, live)
+    (whole,) = with_intervals(rows, simulated, live)
+    for size in (1, 7, 999):
+        monkeypatch.setattr(gap, "PIECE_BYTES", size * 8 * 180)
+        assert piece_size(2, 90) == size
+        (again,) = with_intervals(rows, simulated, live)
+        assert again.interval == whole.interval
+
+
+def test_the_interval_of_an_hour_takes_less_than_100_mb() -> None:
+    """36 000 frames, four repeats: as many resamples at a time as a piece may hold, whatever their number."""
+    assert piece_size(4, 36_000) * 8 * 4 * 36_000 <= PIECE_BYTES
+    assert piece_size(4, 10_000_000) == 1
+    simulated, live = sent(np.arange(4 * 36_000) % 900).reshape(4, -1), sent(np.arange(36_000) % 800)
+    rows = rows_of(simulated, live)
+    tracemalloc.start()
+    try:
+        with_intervals(rows, simulated, live, count=200)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+
+
 BYTES = next(column for column in REPLAY_COLUMNS if column.name == "bytes")
 
 
@@ -254,5 +287,76 @@ def test_causes_name_what_was_decided_otherwise_what_was_seen_and_what_held_the_
     text = "\n".join(found.lines())
     assert "2 of 300 frames were decided otherwise than live, the first of them frame 40; live they sent -70 B" in text
     assert "on frame 40 the live controller saw battery 0.25 for 0.79" in text
-    assert "the host held up 1 frames by 30 ms and more; 0 were overtaken" in text
+    assert "the host held up 1 frame by 30 ms and more; 0 were overtaken" in text
     assert found.after_ack_s == pytest.approx(found.server_s, abs=1e-3)
+    one = replace(found, otherwise=(40,), stalls=2, overtaken=1)
+    assert one.lines()[0].startswith("1 of 300 frames was decided otherwise than live, the first of them frame 40")
+    assert "the host held up 2 frames by 30 ms and more; 1 was overtaken" in one.lines()
+
+
+def test_what_waited_at_the_server_is_not_counted_as_its_work(scenario: Scenario, bundle: Bundle, log: Path) -> None:
+    """The log's ``server_s`` is the whole stay; 0.5 s of waiting in it is told by ``queue_s``."""
+    replayed = prepare(log, scenario, "test")
+    run = replayed.run
+    outcomes, times = run.records, frame_times(run, replayed.own)
+    plain = causes_of(run, replayed.own, times, outcomes, {})
+    waited = tuple(
+        {**stamps, "server_s": stamps["server_s"] + 0.5, "queue_s": 0.5} if "server_s" in stamps else stamps
+        for stamps in run.times
+    )
+    found = causes_of(replace(run, times=waited), replayed.own, times, outcomes, {})
+    assert plain.server_s > 0.0
+    assert found.server_s == pytest.approx(plain.server_s)
+
+
+# ---- long runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hours", "own_ms", "link_ms"),
+    [
+        (0.1, 1, 50),
+        (0.33, 1, 50),
+        (0.34, 5, 50),
+        (6.9, 5, 50),
+        (7.0, 10, 50),
+        (14.0, 20, 50),
+        (28.0, 50, 50),
+        (70.0, 100, 100),
+        (1000.0, 1000, 1000),
+        (2777.7, 2000, 2000),
+    ],
+)
+def test_samples_are_as_short_as_a_trace_may_have(hours: float, own_ms: float, link_ms: float) -> None:
+    run_s = 3600.0 * hours
+    assert 1e3 * replay_link.sample_s(run_s) == pytest.approx(own_ms)
+    assert 1e3 * replay_link.sample_s(run_s, DEFAULT_DT_S) == pytest.approx(link_ms)
+    assert run_s / replay_link.sample_s(run_s) < MAX_SAMPLES
+
+
+def test_a_log_of_eight_hours_can_be_replayed(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame each 30 s, a heartbeat each second; and more bytes than are read of other recordings of links."""
+    made = trace(np.full(10, 1.5e6), np.full(10, 0.06))
+    clock, records = LinkClock(made), empty(960)
+    records["frame"] = np.arange(960)
+    records["arrived_s"], records["decided_s"] = 30.0 * np.arange(960), 30.0 * np.arange(960)
+    records["branch"], records["sent_bytes"] = 1, 800
+    monkeypatch.setattr(container, "MAX_FILE_BYTES", 1 << 20)
+    with LiveLog(tmp_path / "log") as log:
+        log.begin({"controllers": ["c"], "first": 0})
+        for second in range(960 * 30):
+            sent = float(second)
+            log.beat(sent, clock.finish(sent, 8.0 * est.HEARTBEAT_BYTES) + clock.rtt(sent))
+        for record in records:
+            sent = float(record["arrived_s"]) + 0.1
+            acked = clock.finish(sent, 8.0 * 900.0) + clock.rtt(sent)
+            times = {"looked_s": sent - 0.08, "exit_s": sent - 0.02, "free_s": sent, "sent_s": sent}
+            log.add("c", np.array([record]), None, {**times, "wire_bytes": 900.0, "acked_s": acked})
+    assert (tmp_path / "log").stat().st_size > 2 << 20
+    replayed = prepare(tmp_path / "log", scenario, "test")
+    assert replayed.own.links.dt_s.tolist() == [0.01]
+    assert replayed.link.dt_s == DEFAULT_DT_S
+    assert replayed.link.duration_s == pytest.approx(960 * 30, abs=31.0)
+    assert np.median(replayed.own.links.table[:-1, 2]) == pytest.approx(0.06, abs=0.002)

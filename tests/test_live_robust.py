@@ -40,6 +40,7 @@ from adaptsplit.device_bridge.operator import Operator
 from adaptsplit.device_bridge.process import new_session
 from adaptsplit.device_bridge.topics import DeviceTopics
 from adaptsplit.device_bridge.transport import BrokerAddress
+from adaptsplit.errors import ConfigError
 from adaptsplit.frames import open_frames
 from adaptsplit.outcome import Outcomes
 from adaptsplit.recorded_run import read_run
@@ -171,15 +172,55 @@ def test_a_disk_that_is_full_from_the_start_costs_lines_only() -> None:
         assert log.lost == 2
 
 
-def test_a_log_that_cannot_be_rotated_ends_and_the_flight_goes_on(
+@pytest.mark.parametrize("step", ["replace", "open"])
+def test_a_log_that_cannot_be_rotated_counts_what_is_lost_and_goes_on(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of 75 bytes and a limit of 100: two fill a file, three fill twice that, and what comes then is lost."""
+
+    def full(*arguments: Any, **more: Any) -> Any:
+        raise OSError(28, "No space")
+
+    def frames(name: str) -> list[int]:
+        return [json.loads(line)["frame"] for line in (tmp_path / name).read_text().splitlines()]
+
+    with LiveLog(tmp_path / "log", limit_bytes=100) as log:
+        with monkeypatch.context() as disk:
+            disk.setattr(Path, step, full)
+            for frame in range(6):
+                log.event(frame, "guard", 30 * "x")
+        assert log.lost == 3
+        log.event(6, "guard", 30 * "x")
+        assert log.lost == 3
+    assert frames("log.old") == [0, 1, 2]
+    assert frames("log") == [6]
+
+
+def test_a_rotation_that_fails_once_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LiveLog(tmp_path / "log", limit_bytes=200) as log:
+        log.begin({"fps": 10.0})
+        with monkeypatch.context() as disk:
+            disk.setattr(Path, "replace", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space")))
+            for frame in range(3):
+                log.event(frame, "guard", 30 * "x")
+        log.event(3, "guard", 30 * "x")
+        log.event(4, "guard", 30 * "x")
+        assert log.lost == 0
+    old, new = ((tmp_path / name).read_text().splitlines() for name in ("log.old", "log"))
+    assert [json.loads(line)["event"] for line in (old[0], new[0])] == ["run", "run"]
+    assert [json.loads(line)["frame"] for line in [*old[1:], *new[1:]]] == [0, 1, 2, 3, 4]
+
+
+def test_an_older_log_that_cannot_be_set_aside_is_told_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with LiveLog(tmp_path / "log", limit_bytes=100) as log:
-        monkeypatch.setattr(Path, "replace", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space")))
-        for frame in range(5):
-            log.event(frame, "guard", 30 * "x")
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert [json.loads(line)["frame"] for line in lines] == [0, 1]
+    (tmp_path / "log").write_text("older\n")
+    monkeypatch.setattr(Path, "replace", lambda *arguments: (_ for _ in ()).throw(OSError(13, "Permission denied")))
+    with pytest.raises(
+        ConfigError, match=r"log: cannot be written \(Permission denied\); name another file with --log"
+    ):
+        LiveLog(tmp_path / "log", limit_bytes=100)
+    assert (tmp_path / "log").read_text() == "older\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -290,6 +331,16 @@ def test_frames_that_a_busy_device_passes_over_are_given_back() -> None:
             kept.append(len(camera._ready))
     assert max(kept) <= KEPT + 8 + 6
     assert kept[-1] <= max(kept[: len(kept) // 2])
+
+
+@pytest.mark.timeout(30)
+def test_a_device_far_ahead_of_its_camera_still_gets_its_frame() -> None:
+    """As after a stall: every frame that is rendered on the way is older than all that are kept."""
+    source = open_frames("flight", split="test")
+    with Camera(source, endless_order(source, 0), ahead=8) as camera:
+        camera.shot(0)
+        shot = camera.shot(8 + 3 * KEPT)
+        assert shot.frame.image.tobytes() == source.frame(8 + 3 * KEPT).image.tobytes()
 
 
 # ---- the page of promises -------------------------------------------------------------------------------------------

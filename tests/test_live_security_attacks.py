@@ -252,7 +252,15 @@ def test_a_plain_address_beyond_loopback_is_refused_without_its_password() -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["mqtt://me:hunter2@host:port", "mqtt://me:hunter2@host/path", "http://me:hunter2@host", "mqtt://me:hunter2@h?x=1"],
+    [
+        "mqtt://me:hunter2@host:port",
+        "mqtt://me:hunter2@host/path",
+        "http://me:hunter2@host",
+        "mqtt://me:hunter2@h?x=1",
+        "me:hunter2@host:port",
+        "mqtt://me:hunter2/hunter2@host",
+        "mqtt://me:hunter2@hunter2@host:port",
+    ],
 )
 def test_an_address_that_is_refused_does_not_show_its_password(url: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -85,6 +85,8 @@ def test_the_limit_of_many_peers_is_bounded_and_forgets_the_silent_one() -> None
 def test_what_a_device_sends_by_its_bundle_is_never_limited() -> None:
     """Frames at the full rate and heartbeats for an hour, and all that a window can hold after a minute of silence."""
     limit = limit_for(10.0)
+    assert limit is not None
+    assert limit_for(float("inf")) is None
     assert all(limit.allows("d", t) for k in range(36_000) for t in [0.1 * k] * (2 if k % 10 == 0 else 1))
     assert all(limit.allows("d", 3700.0) for _ in range(20))
 
@@ -277,10 +279,17 @@ def test_a_command_reaches_no_file_through_a_controller_inside_another() -> None
         assert commands._buildable(name) == name
 
 
-def test_a_command_names_few_controllers() -> None:
-    """Eight thousand fit into one command; each got a guard and a thread."""
+@pytest.mark.parametrize("count", [17, 18, 8000])
+def test_a_command_names_few_controllers(count: int) -> None:
+    """Eight thousand fit into one command; each would get a guard and a thread."""
     with pytest.raises(ConfigError, match="more than 16 controllers"):
-        commands.controller(None, {"name": ",".join(["deadline"] * 17)})  # type: ignore[arg-type]
+        commands.controller(None, {"name": ",".join(["deadline"] * count)})  # type: ignore[arg-type]
+
+
+def test_sixteen_controllers_are_not_too_many() -> None:
+    """The last of sixteen is still looked at; a seventeenth would not be."""
+    with pytest.raises(ConfigError, match="controller 'no-such-rule'; a command can name"):
+        commands.controller(None, {"name": ",".join(["deadline"] * 15 + ["no-such-rule"])})  # type: ignore[arg-type]
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\u202e\x9b"

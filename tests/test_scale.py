@@ -21,7 +21,7 @@ from adaptsplit.agents.sweep_local import Event, TrialProcesses
 from adaptsplit.agents.sweep_plan import Sweep, SweepFile, identity, parse_seeds, plan, read_sweep
 from adaptsplit.agents.sweep_ray import connect, consistent, run_ray, write_files
 from adaptsplit.agents.sweep_table import interquartile_mean, rows
-from adaptsplit.agents.sweep_trial import TrialSpec, state_of
+from adaptsplit.agents.sweep_trial import TrialSpec, clear, state_of
 from adaptsplit.agents.tune import TuneOptions, Tuner, score, tune
 from adaptsplit.agents.tune_report import best_trial, document, shipped_value, write_report
 from adaptsplit.agents.tune_space import load_space
@@ -201,6 +201,14 @@ def killed_midway(sweep: Sweep) -> None:
             event = processes.wait(240)
         assert event is not None
         assert "SIGKILL" in event.value["error"]
+
+
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("run.json", "run.json.draft-17", "policy.next.npz.draft-17", "checkpoint.next.pt", "mine.draft-17"):
+        (tmp_path / name).write_bytes(b"x")
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.draft-17"]
+    clear(tmp_path / "none")
 
 
 def test_a_sweep_goes_on_after_a_kill_and_past_a_failure(tmp_path: Path) -> None:

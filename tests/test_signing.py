@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from adaptsplit.signing import (
     decisions_hash,
     parse_signature,
     sign_statement,
-    write_atomically,
 )
 from adaptsplit.signing_keys import key_id, load_private, load_public, make_keys
 
@@ -241,20 +239,6 @@ def test_a_damaged_memory_is_not_an_empty_one(content: bytes, trust: Trust, priv
 def test_a_memory_that_cannot_be_written_refuses(trust: Trust, tmp_path: Path) -> None:
     with pytest.raises(RefusedBundle, match=r"\[memory-damaged\].*cannot be written"):
         replace(trust, memory=tmp_path / "no" / "such" / "folder").remember(statement())
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "f"
-    write_atomically(place, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(place, b"new")
-    assert place.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [place]
 
 
 # ---- fuzzing ----

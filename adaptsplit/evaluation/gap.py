@@ -8,7 +8,7 @@ bootstrap: Politis and Romano 1992, in "Exploring the Limits of Bootstrap"). Let
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,35 +21,53 @@ from adaptsplit.outcome import Outcomes
 
 BLOCK = 10  # frames, 1 s at 10 Hz: about the 3rd root of 300 frames, doubled as decisions hold on for some frames
 RESAMPLES = 1000
-CHUNKS = 10  # at a time, so that memory stays below 100 MB for an hour of frames
+PIECE_BYTES = 4 << 20  # of one column that is drawn at a time; ten such are alive at once: 42 MB for an hour of frames
 
 
 def block_resamples(frames: int, block: int = BLOCK, count: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
     """Return (W, F) indices of frames, in blocks of consecutive ones that wrap around; DataError for no frames."""
+    return next(_pieces(frames, count, block, count, seed))
+
+
+def _pieces(
+    frames: int, size: int, block: int = BLOCK, count: int = RESAMPLES, seed: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of ``block_resamples``, at most ``size`` at a time; the same ones whatever the size."""
     if frames < 1 or block < 1:
         raise DataError(f"bootstrap of {frames} frames in blocks of {block}; expected at least one of each")
     rng = np.random.default_rng([seed, frames])
-    begin = rng.integers(frames, size=(count, math.ceil(frames / block)))
-    drawn = (begin[..., None] + np.arange(block)) % frames
-    return np.asarray(drawn.reshape(count, -1)[:, :frames], dtype=np.int64)
+    for first in range(0, count, size):
+        begin = rng.integers(frames, size=(min(size, count - first), math.ceil(frames / block)))
+        drawn = (begin[..., None] + np.arange(block)) % frames
+        yield np.asarray(drawn.reshape(len(begin), -1)[:, :frames], dtype=np.int64)
 
 
-def with_intervals(rows: Sequence[LiveRow], simulated: Outcomes, live: Outcomes) -> list[LiveRow]:
+def piece_size(repeats: int, frames: int) -> int:
+    """Return how many resamples of (R, F) records are drawn at a time: a column of them has about 4 MiB."""
+    return min(max(PIECE_BYTES // (8 * repeats * frames), 1), RESAMPLES)
+
+
+def with_intervals(
+    rows: Sequence[LiveRow], simulated: Outcomes, live: Outcomes, count: int = RESAMPLES
+) -> list[LiveRow]:
     """Give each row of one controller its gap's 95 % interval.
 
     Args:
         rows: made of the same records; a gap is a fraction of the simulated value where its tolerance is one.
         simulated: (R, F) records.
         live: (F,) records of the same frames.
+        count: of resamples.
     """
-    drawn = np.array_split(block_resamples(len(live)), CHUNKS)
-    ours, theirs = ([_numbers(records, index) for index in drawn] for records in (simulated, live[None]))
+    values = values_of(simulated), values_of(live[None])
+    ours, theirs = [], []
+    for index in _pieces(len(live), piece_size(*simulated.shape), count=count):
+        ours.append(_numbers(values[0], index))
+        theirs.append(_numbers(values[1], index))
     return [replace(row, interval=_interval(row, ours, theirs)) for row in rows]
 
 
-def _numbers(records: Outcomes, index: NDArray[np.int64]) -> dict[str, Floats]:
-    """Every number (W,) of (R, F) records in which frames ``index`` (W, F) were drawn."""
-    values = values_of(records)
+def _numbers(values: Mapping[str, Floats], index: NDArray[np.int64]) -> dict[str, Floats]:
+    """Every number (W,) of the (R, F) values of records in which frames ``index`` (W, F) were drawn."""
     return reduced({name: np.moveaxis(value[:, index], 0, 1).reshape(len(index), -1) for name, value in values.items()})
 
 

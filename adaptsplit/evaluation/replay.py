@@ -23,9 +23,10 @@ from adaptsplit.envs.link_table import build_table
 from adaptsplit.envs.simulator import Stretch
 from adaptsplit.envs.world import Stages
 from adaptsplit.errors import DataError
-from adaptsplit.evaluation.replay_link import read_own_link
+from adaptsplit.evaluation.replay_link import end_s, read_log_link, read_own_link, sample_s
 from adaptsplit.guard_monitors import GuardLimits
-from adaptsplit.links import LinkTrace, read_links
+from adaptsplit.links import LinkTrace
+from adaptsplit.links.livelog import DEFAULT_DT_S
 from adaptsplit.outcome import Outcomes
 from adaptsplit.recorded_run import RecordedRun, read_run
 from adaptsplit.scenario import Scenario
@@ -60,13 +61,16 @@ class Replay:
 
 
 def prepare(log: Path, scenario: Scenario, split: str) -> Replay:
-    """Read a live log and lay out its world; DataError or LinkError for a log that cannot be replayed."""
+    """Read a live log and lay out its world; DataError or LinkError for a log that cannot be replayed.
+
+    The links' samples (50 ms of ``link``, 1 ms of ``own``) are longer for long runs: ``replay_link.sample_s``.
+    """
     run = read_run(log, observations=True)
     if not len(run.records) or not (run.records["branch"] >= 0).any():
         raise DataError(f"{log}: no frame was decided on, so there is nothing to replay; fly again")
     if int(run.records["frame"][0]) != 0 or len(run.records) <= int(run.records["frame"][-1]):
         raise DataError(f"{log}: {len(run.records)} frames, not all from 0 on; only the log of a whole run is replayed")
-    (link,) = read_links(log, "live-log")
+    link = read_log_link(log, sample_s(end_s(run), DEFAULT_DT_S))
     world = without_processes(build_world(scenario, split, label_free=False))
     rows = stage_rows(run, world.stages, float(run.description.get("decision_s") or world.constants.decision_s))
     frames = int(run.records["frame"].max()) + 1

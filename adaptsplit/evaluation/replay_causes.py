@@ -27,7 +27,7 @@ class Causes:
     frames sent live less what they sent in the replay. first: what was observed differently on the first of them, "" if
     the log has no observations. stalls: frames with a stage or a take-up held up by 30 ms and more. overtaken: frames
     that the device never looked at. after_ack_s, server_s: medians of a result's coming after its acknowledgement, and
-    of the server's work, which is what the simulator puts between them.
+    of the server's work (its residence less the waiting in it), which is what the simulator puts between them.
     """
 
     frames: int
@@ -46,7 +46,8 @@ class Causes:
         if self.first:
             found.append(self.first)
         if self.stalls or self.overtaken:
-            found.append(f"the host held up {self.stalls} frames by 30 ms and more; {self.overtaken} were overtaken")
+            held = "1 frame" if self.stalls == 1 else f"{self.stalls} frames"
+            found.append(f"the host held up {held} by 30 ms and more; {_were(self.overtaken)} overtaken")
         late, after, server = 1e3 * self.late_s, 1e3 * self.after_ack_s, 1e3 * self.server_s
         found.append(
             f"medians: a frame was taken up {late:.1f} ms late; a result came {after:.1f} ms after its "
@@ -58,8 +59,8 @@ class Causes:
         if not self.otherwise:
             return f"all {self.frames} frames were decided as live"
         return (
-            f"{len(self.otherwise)} of {self.frames} frames were decided otherwise than live, the first of them frame "
-            f"{self.otherwise[0]}; live they sent {self.bytes_of_them:+d} B against the replay"
+            f"{_were(len(self.otherwise), f' of {self.frames} frames')} decided otherwise than live, the first of them "
+            f"frame {self.otherwise[0]}; live they sent {self.bytes_of_them:+d} B against the replay"
         )
 
 
@@ -84,7 +85,9 @@ def causes_of(
         overtaken=int((live["branch"] < 0).sum()),
         late_s=_median(times.late),
         after_ack_s=_median(np.array(after)),
-        server_s=_median(np.array([stamps["server_s"] for stamps in run.times if "server_s" in stamps])),
+        server_s=_median(
+            np.array([s["server_s"] - s.get("queue_s", 0.0) for s in run.times if "server_s" in s], dtype=np.float64)
+        ),
     )
 
 
@@ -106,6 +109,10 @@ def stalled(times: FrameTimes, world: World) -> NDArray[np.bool_]:
         beyond = measured - table[..., -1] > STALL_S
         held |= beyond.reshape(len(held), -1).any(axis=1)
     return np.asarray(held)
+
+
+def _were(count: int, of: str = "") -> str:
+    return f"{count}{of} {'was' if count == 1 else 'were'}"
 
 
 def _seen(frame: int, observed: Mapping[int, Seen], run: RecordedRun) -> str:

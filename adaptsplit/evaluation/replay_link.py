@@ -4,6 +4,10 @@
 which it arrives (its acknowledgement leaves then) and in which its result leaves, a heartbeat's on that of its sending.
 In samples of 50 ms their neighbours have a share in them. Here samples are short, and those that one of them reads hold
 its own round trip. ``adaptsplit.evaluation.replay`` reads the link as any recording, without this.
+
+A trace has at most 5 million samples, so those of a long run are longer: 1 ms up to 20 minutes, 5 ms up to 6.9 hours,
+then 10 ms (13.9 hours), 20 ms (27.8 hours), 50 ms (69 hours) and so on. What is sent within one sample of another has
+its round trip; from 50 ms on this link is hardly better than the one that is read as any recording.
 """
 
 from __future__ import annotations
@@ -17,11 +21,16 @@ from typing import NamedTuple
 import numpy as np
 
 from adaptsplit import estimators as est
-from adaptsplit.links import LinkClock, LinkTrace, read_links
-from adaptsplit.recorded_run import RecordedRun
+from adaptsplit.links import LinkClock, LinkTrace
+from adaptsplit.links.container import read_bytes
+from adaptsplit.links.readers import parse_recordings
+from adaptsplit.links.trace import MAX_SAMPLES
+from adaptsplit.recorded_run import MAX_LOG_BYTES, RecordedRun
 
-SAMPLE_S, LONG_SAMPLE_S = 0.001, 0.005
-LONG_RUN_S = 1200.0  # beyond which samples are the longer ones: a trace has at most 5 million
+SAMPLE_S = 0.001
+LONG_SAMPLES_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # 5 million of the last are 290 days
+LONG_RUN_S = 1200.0  # beyond which samples are longer than need be for their number: 1.2 million of them are 100 MB
+ROOM_S = 1.0  # the link may end this much later than the run
 NEAR_S = 0.001  # what is sent in the replay this much earlier or later than live still finds its own samples
 ROUNDING = 1e-6  # s
 LEAST_RTT_S = 0.001  # where the capacity that was read leaves less than that
@@ -29,9 +38,26 @@ LEAST_RTT_S = 0.001  # where the capacity that was read leaves less than that
 
 def read_own_link(log: Path, run: RecordedRun) -> LinkTrace:
     """Return the link of a live log with every delay as it was; LinkError as ``read_links``."""
-    long = float(run.records["arrived_s"][-1]) > LONG_RUN_S
-    (link,) = read_links(log, "live-log", dt_s=LONG_SAMPLE_S if long else SAMPLE_S)
-    return with_own_delays(link, run, _beats(log))
+    return with_own_delays(read_log_link(log, sample_s(end_s(run))), run, _beats(log))
+
+
+def read_log_link(log: Path, dt_s: float) -> LinkTrace:
+    """Return the link of a live log of any length that ``read_run`` takes; LinkError as ``read_links``."""
+    (recording,) = parse_recordings(log, read_bytes(log, MAX_LOG_BYTES), "live-log", dt_s=dt_s)
+    return recording.trace()
+
+
+def end_s(run: RecordedRun) -> float:
+    """Return when a run's link ends: with the last frame or acknowledgement, s since frame 0."""
+    last = (max(times.get("acked_s", 0.0), times.get("sent_s", 0.0)) for times in run.times)
+    return max(float(run.records["arrived_s"].max()), *last)
+
+
+def sample_s(run_s: float, least_s: float = SAMPLE_S) -> float:
+    """Return the length of the samples of a run's link, s: the shortest, from ``least_s`` on, that are not too many."""
+    known = LONG_SAMPLES_S if run_s > LONG_RUN_S else (SAMPLE_S, *LONG_SAMPLES_S)
+    fitting = [dt for dt in known if dt >= least_s and (run_s + ROOM_S) / dt <= MAX_SAMPLES]
+    return fitting[0] if fitting else known[-1]  # which read_links then refuses
 
 
 def with_own_delays(link: LinkTrace, run: RecordedRun, beats: list[tuple[float, float]]) -> LinkTrace:

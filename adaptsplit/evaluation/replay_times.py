@@ -24,7 +24,7 @@ class FrameTimes:
     """What the log tells of each frame, s; NaN where it tells nothing.
 
     late: (F,) from the moment at which the device could take the frame up until it did. looked: (F,) from the same
-    moment until the content signals were known and the controller was asked. head (F, B), encode and tail (F, B, R).
+    moment until the content signals were known. head (F, B), encode and tail (F, B, R).
     """
 
     late: Array

@@ -225,8 +225,11 @@ def _of(run: RecordedRun, name: str) -> NDArray[np.bool_]:
 
 def _note(replayed: Replay) -> str:
     rows = ", ".join(f"{count} of {name}" for name, count in replayed.rows.measured.items())
-    link = replayed.link
-    return f"{link.duration_s:.0f} s of the link that the log shows; measured stage times: {rows}"
+    link, own = replayed.link, 1e3 * float(replayed.own.links.dt_s[0])
+    return (
+        f"{link.duration_s:.0f} s of the link that the log shows, in samples of {own:g} ms (drawn anew: "
+        f"{1e3 * link.dt_s:g} ms); measured stage times: {rows}"
+    )
 
 
 def _shown(names: Sequence[str], bundle: Bundle) -> list[str]:

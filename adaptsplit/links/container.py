@@ -43,17 +43,18 @@ class Table:
             raise LinkError(f"{self.place}: not text in UTF-8 ({error}); save it as UTF-8") from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return a file's content, at most 64 MiB of it; LinkError for what cannot be read or is too big."""
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """Return a file's content, at most ``limit`` bytes of it (None: 64 MiB); LinkError for what cannot be read."""
+    limit = MAX_FILE_BYTES if limit is None else limit
     try:
         if not path.is_file():
             raise LinkError(f"{path}: no such file; give the path of a link recording")
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(limit + 1)
     except (OSError, ValueError) as error:
         raise LinkError(f"{path}: cannot be read ({error}); give the path of a readable file") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise LinkError(f"{path}: more than the {MAX_FILE_BYTES} bytes that are read; cut it into parts")
+    if len(data) > limit:
+        raise LinkError(f"{path}: more than the {limit} bytes that are read; cut it into parts")
     return data
 
 
