@@ -353,25 +353,26 @@ def test_both_lanes_bring_every_message_once(broker: EmbeddedBroker, mqtt5: bool
     assert not listener._thread.is_alive()
 
 
-def test_a_connection_whose_only_traffic_passes_beside_paho_stays_up(broker: EmbeddedBroker) -> None:
+def test_a_connection_whose_only_traffic_passes_beside_paho_stays_up() -> None:
     """Paho does not see these messages; its keep-alive of 4 s must neither cut the line nor be forgotten."""
-    address, got = BrokerAddress.parse(broker.url), []
-    link = MqttTransport(address, "alive", ["alive"], lambda t, p: got.append(p), mqtt5=False)
-    try:
-        link.wait_connected(10.0)
-        for _ in range(55):
-            assert link.publish("alive", b"x")
-            time.sleep(0.1)
-        link.publish("alive", b"last")
-        time.sleep(5.0)  # silence for longer than the keep-alive: now paho pings
-        assert link.publish("alive", b"again")
-        until = time.monotonic() + 5.0
-        while len(got) < 57 and time.monotonic() < until:
-            time.sleep(0.01)
-        assert got == [b"x"] * 55 + [b"last", b"again"]
-        assert link.counts["connected"] == 1
-    finally:
-        link.close()
+    with EmbeddedBroker() as broker:
+        address, got = BrokerAddress.parse(broker.url), []
+        link = MqttTransport(address, "alive", ["alive"], lambda t, p: got.append(p), mqtt5=False)
+        try:
+            link.wait_connected(10.0)
+            for _ in range(55):
+                assert link.publish("alive", b"x")
+                time.sleep(0.1)
+            link.publish("alive", b"last")
+            time.sleep(5.0)  # silence for longer than the keep-alive: now paho pings
+            assert link.publish("alive", b"again")
+            until = time.monotonic() + 5.0
+            while len(got) < 57 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert got == [b"x"] * 55 + [b"last", b"again"]
+            assert link.counts["connected"] == 1
+        finally:
+            link.close()
 
 
 @pytest.mark.skipif(not find_mosquitto(), reason="Mosquitto is not installed")
