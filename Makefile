@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/adaptsplit demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

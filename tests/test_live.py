@@ -196,27 +196,27 @@ def test_skipped_frames_are_answered_with_what_is_held_and_short_patience_ends_e
 
 def test_broker_and_edge_die_at_random_instants_and_no_frame_is_lost(bundle: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng()
-    waits = rng.uniform(0.5, 1.5, 4)
+    waits = rng.uniform(0.3, 0.9, 4)
 
     def murder(setup: LiveSetup) -> None:
         time.sleep(waits[0])
         setup.kill_edge()
         time.sleep(waits[1])
         setup.start_edge(timeout_s=0)
-        time.sleep(2.0 + waits[2])
+        time.sleep(1.5 + waits[2])
         setup.broker.kill()
         time.sleep(waits[3])
         setup.broker.start()
 
-    frames = LiveFrames(count=300)
+    frames = LiveFrames(count=200)
     run = run_live(bundle, frames, steady(5e6, 0.02), options=LiveOptions(), out=tmp_path / "out", during=murder)
     (log,) = run.outcomes.values()
-    assert log["frame"].tolist() == list(range(300)), waits
+    assert log["frame"].tolist() == list(range(200)), waits
     remote = log["path"] == Route.REMOTE
     assert remote[:5].any(), waits
     assert remote[-30:].mean() > 0.5, (waits, run.device)
     assert (log["path"] == Route.FALLBACK_PASSED).any()
-    assert (log["path"] == Route.MISS).sum() < 60, (waits, run.device)
+    assert (log["path"] == Route.MISS).sum() < 40, (waits, run.device)
     assert run.device["session"]["edge_offline"] >= 1
     assert run.device["device"]["data_down"] >= 1
     assert (log["answer_latency_s"][log["path"] != Route.MISS] <= 0.2501).all()
