@@ -187,6 +187,7 @@ class FastLane:
                 return
             data = bytes(self._rest)
             self._rest.clear()
+            self._wanted = 0  # else every later read would ask for as much as the largest message so far
         at, size = 0, len(data)
         while at < size:
             body, end = body_of(data, at)
