@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -29,3 +31,13 @@ def live_parts() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def until(done: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait until ``done`` says yes; False when it has not within ``timeout_s``."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if done():
+            return True
+        time.sleep(0.01)
+    return done()

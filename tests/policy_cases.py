@@ -124,3 +124,10 @@ class FakeHost:
     def before(self) -> Rates:
         """Return the rates that were set."""
         return self.rates
+
+
+def two_versions(folder: Path, key: PrivateKey) -> Path:
+    """Make bundles ``v1`` and ``v2`` in ``folder``, each of another policy and signed with ``key``; return it."""
+    for number in (1, 2):
+        signed_copy(export_policy(folder, number), folder / f"v{number}", key, number)
+    return folder

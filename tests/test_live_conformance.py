@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import live_cases
 import pytest
 from live_cases import live_parts
 from secure_cases import make_fleet, secure
@@ -27,10 +27,7 @@ bundle = live_parts().bundle
 
 
 def until(done: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while not done() and time.monotonic() < end:
-        time.sleep(0.01)
-    return done()
+    return live_cases.until(done, timeout_s)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonschema
+import live_cases
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
@@ -78,12 +79,7 @@ def holds(*rules: str) -> Callable[[T], T]:
 
 
 def until(done: Callable[[], bool], timeout_s: float = 8.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.01)
-    return False
+    return live_cases.until(done, timeout_s)
 
 
 # ---- one live run, heard from outside ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from cases import SPACE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_cases import NOW, announce, chunk_of, chunks_in, envelope, export_policy, signed_copy, trust_in, update_of
+from policy_cases import NOW, announce, chunk_of, chunks_in, envelope, trust_in, two_versions, update_of
 
 from adaptsplit import observation as obs
 from adaptsplit.agents.base import ControllerContext
@@ -263,10 +263,7 @@ class Link:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, key: PrivateKey) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    for number in (1, 2):
-        signed_copy(export_policy(folder, number), folder / f"v{number}", key, number)
-    return folder
+    return two_versions(tmp_path_factory.mktemp("made"), key)
 
 
 def board(part: PolicyPart, bundle: Any) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import live_cases
 import paho.mqtt.client as paho
 import pytest
 from faults import FaultProxy
@@ -58,12 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def until(done: Callable[[], bool], timeout_s: float = 15.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.01)
-    return False
+    return live_cases.until(done, timeout_s)
 
 
 # ---- the wall clock -----------------------------------------------------------------------------------------------

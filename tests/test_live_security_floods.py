@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import SPACE
-from policy_cases import NOW, export_policy, signed_copy, trust_in
+from policy_cases import NOW, trust_in, two_versions
 
 import adaptsplit.agents.build  # noqa: F401  registers the controllers that a device knows
 from adaptsplit import bundle as bundles
@@ -328,10 +328,7 @@ def test_no_text_of_a_device_moves_an_operators_cursor() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, key: PrivateKey) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    for number in (1, 2):
-        signed_copy(export_policy(folder, number), folder / f"v{number}", key, number)
-    return folder
+    return two_versions(tmp_path_factory.mktemp("made"), key)
 
 
 def lying_npz(real: int, stated: int) -> bytes:
